@@ -1,5 +1,5 @@
-# make demo: a first run, from nothing to a report.  make test: the tests.  make docs: the documentation site.  make bench: speed, in
-# ratios.  Python 3.10 to 3.13 is all that must be there.
+# make demo: a first run, from installation to report.  make test: the tests.  make docs: the documentation site.
+# make bench: speed comparisons, as ratios.  The only requirement is Python 3.10 to 3.13.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,9 +26,9 @@ $(VENV)/.runtime: requirements.txt setup.py
 
 $(VENV)/.development: $(VENV)/.runtime requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'lightly>=1.5.20' lightly-utils  # its losses, as a check; not its dependencies
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'speechbrain>=1.0' hyperpyyaml ruamel.yaml speakerlab wespeaker-unofficial  # margins and encoders, likewise
-	$(BIN)/pip install --quiet --disable-pip-version-check 'transformers>=5'  # its WavLM, HuBERT and wav2vec 2.0, likewise; no weights
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'lightly>=1.5.20' lightly-utils  # tests compare with its losses; without its dependencies
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'speechbrain>=1.0' hyperpyyaml ruamel.yaml speakerlab wespeaker-unofficial  # tests compare with their margins and encoders
+	$(BIN)/pip install --quiet --disable-pip-version-check 'transformers>=5'  # tests compare with its WavLM, HuBERT and wav2vec 2.0; no weights
 	touch $@
 
 demo: $(VENV)/.runtime
@@ -38,13 +38,13 @@ demo: $(VENV)/.runtime
 	else echo $(BIN)/sslsv train configs/demo.yml; $(BIN)/sslsv train configs/demo.yml; fi
 
 $(VENV)/.bench: $(VENV)/.development
-	$(BIN)/pip install --quiet --disable-pip-version-check 'audiomentations>=0.43' faiss-cpu  # rivals of the benchmark, nothing else
+	$(BIN)/pip install --quiet --disable-pip-version-check 'audiomentations>=0.43' faiss-cpu  # only benchmarks compare with these
 	touch $@
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --out benchmark.json
 
-docs: $(VENV)/.development  # site/index.html; `.venv/bin/python -m mkdocs serve` shows it while you write, and has a search
+docs: $(VENV)/.development  # writes site/index.html; `.venv/bin/python -m mkdocs serve` shows it live, with search
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
 
 test: $(VENV)/.development
@@ -53,7 +53,7 @@ test: $(VENV)/.development
 test-all: $(VENV)/.development test-faults
 	$(BIN)/python -m pytest -q --ignore tests/test_faults.py
 
-test-faults: $(VENV)/.development  # SSLSV_FAULT_REPEATS=5 for more random moments of each
+test-faults: $(VENV)/.development  # SSLSV_FAULT_REPEATS=5 repeats each fault at more random moments
 	$(BIN)/python -m pytest -q -s tests/test_faults.py
 
 lint: $(VENV)/.development docs

@@ -1,9 +1,9 @@
-"""Every hot path beside its naive reference, measured in turns in one run.
+"""Compare every hot path with a naive reference, measured alternately in one run.
 
 python -m benchmarks [--corpus DIR] [--only NAME ...] [--out FILE.json] [--quick]
 
-Ratios are what counts: medians of pairs that took turns, with the smallest and the largest.  It takes
-some minutes, on a machine that does nothing else.
+The result is a ratio per row: the median over pairs of alternating runs, with minimum and maximum. This takes
+some minutes on an otherwise idle machine.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from rich.table import Table
 from benchmarks.row import HEADER, Row, Settings
 from sslsv.runs.environment import describe_environment
 
-# Name: the module with its rows.
+# Name of a group -> the module with its rows.
 GROUPS = {
     "data": "data_path",
     "kernels": "kernels",
@@ -40,10 +40,10 @@ GROUPS = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--corpus", type=Path, metavar="DIR", help="real speech for the run from end to end")
+    parser.add_argument("--corpus", type=Path, metavar="DIR", help="real speech for the group end-to-end")
     parser.add_argument("--only", nargs="+", choices=GROUPS, metavar="NAME", help=", ".join(GROUPS))
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write the numbers to a file")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: tries the code, measures nothing")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, which only test the code")
     given = parser.parse_args()
     if given.corpus and not given.corpus.is_dir():
         print(
@@ -82,7 +82,7 @@ def main() -> int:
 
 
 def measured(settings: Settings, groups: list[str]) -> list[Row]:
-    """All rows, each told on stderr as soon as it is there."""
+    """Return all rows, and print each on stderr as soon as it is measured."""
     rows = []
     for name in groups:
         group: Callable[[Settings], Iterator[Row]] = import_module(f"benchmarks.{GROUPS[name]}").rows

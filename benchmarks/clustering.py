@@ -1,8 +1,8 @@
-"""Clustering for pseudo-labels, on paper: units, times operations.  python -m benchmarks.clustering
+"""Estimate the time of clustering VoxCeleb2 for pseudo-labels.  python -m benchmarks.clustering
 
-Each part runs once (iterations of k-means: several times) on random rows of 512 values, on all cores of this
-machine (or on its GPU), and is multiplied for VoxCeleb2: by N x K for k-means and silhouette, N x N for
-neighbours, K x K for Ward's method.
+Each part runs once (k-means several times) on random rows of 512 values, on all cores of this machine or on
+its GPU. The times are then scaled to VoxCeleb2: by N x K for k-means and silhouette, N x N for neighbours,
+K x K for Ward's method.
 """
 
 import os
@@ -27,7 +27,7 @@ def seconds_of(part: Callable[[], object]) -> float:
 
 
 def seconds_of_iteration(iterate: Callable[[int], object]) -> float:
-    """Seconds of one more iteration: the median of five more, after a first one that is not counted."""
+    """Return the seconds of an iteration without fixed costs: median of (six iterations - one) / 5."""
     iterate(1)
     return statistics.median(
         (seconds_of(lambda: iterate(6)) - seconds_of(lambda: iterate(1))) / 5 for _ in range(3)

@@ -1,4 +1,4 @@
-"""How a benchmark is called: its own command line, and others in processes of their own; their memory."""
+"""Provide command lines of benchmarks, calls of benchmarks in subprocesses, and memory of a process."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def parser_of(name: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser for `python -m benchmarks.NAME`, whose help shows the module's docstring as it is written."""
+    """Return a parser for `python -m benchmarks.NAME`; its help shows `description` unwrapped."""
     return argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
         description=description,
@@ -21,7 +21,7 @@ def parser_of(name: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def in_own_process(name: str, *arguments: str, environment: Mapping[str, str] = {}) -> dict[str, Any]:
-    """What `python -m benchmarks.NAME` finds: the JSON in the last line that it prints."""
+    """Run `python -m benchmarks.NAME` and return the JSON in the last line of its output."""
     ended = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", *arguments],
         stdout=subprocess.PIPE,
@@ -34,9 +34,9 @@ def in_own_process(name: str, *arguments: str, environment: Mapping[str, str] = 
 
 
 def memory_bytes(line: str = "VmHWM") -> int:
-    """Largest memory of this process so far (VmHWM), or its memory now (VmRSS; Linux only).
+    """Return the peak memory of this process (VmHWM), or its current memory (VmRSS; Linux only).
 
-    Linux gives a new process its parent's largest in `ru_maxrss`.
+    `ru_maxrss` would be wrong on Linux, where a new process inherits its parent's peak.
     """
     status = Path("/proc/self/status")
     if status.exists():

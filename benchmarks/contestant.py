@@ -1,7 +1,7 @@
-"""The other end of `benchmarks.contestants`: builds one kind of work and does rounds of it on request.
+"""Run one kind of work as a subprocess of `benchmarks.contestants`.
 
-Answers with a line of JSON for each line that it reads: the seconds that so many rounds took, those of its
-CPUs, and what else the work knows of itself (`facts`); the first one, 0 seconds, says that it is warm.
+Each line of stdin is a number of rounds. The answer is a line of JSON: the seconds of these rounds, their CPU
+seconds, and further values of the work (`facts`). A first line, with 0 seconds, follows the warm-up.
 """
 
 import json
@@ -27,18 +27,18 @@ from sslsv.train import check_data, prepare_folder
 from sslsv.training.loop import Training
 from tests.data.batches import plain_batches
 
-WARM_UP_ROUNDS = 5  # the first three steps of a training still ask the system for memory
+WARM_UP_ROUNDS = 5  # the first three steps of a training still allocate memory
 
 
 def ready_views(rows: int, samples: int = 32_000) -> torch.Tensor:
-    """Two views of every row, int16 (rows, 2, samples): noise, each row's own in both views."""
+    """Return two views per row, int16 (rows, 2, samples): noise, partly shared by both views of a row."""
     generator = torch.Generator().manual_seed(3)
     own, other = (torch.randn(rows, views, samples, generator=generator) for views in (1, 2))
     return (2000 * (own + 0.5 * other)).to(torch.int16)
 
 
 def training_step(job: dict[str, Any]) -> Callable[[], object]:
-    """The trainer's own step on a batch that is ready."""
+    """Return the trainer's step on a prepared batch."""
     training = open_training(job)
     if job.get("watches_neighbours", True):
         watch_neighbours()
@@ -50,7 +50,7 @@ def training_step(job: dict[str, Any]) -> Callable[[], object]:
 
 
 def open_training(job: dict[str, Any]) -> Training:
-    """The training of a config, in this process, among the processes of the contestant."""
+    """Open the training of a config in this process, as one rank of the contestant's processes."""
     if job["world_size"] > 1:
         meet = f"file://{job['folder']}/meet"
         dist.init_process_group("gloo", init_method=meet, rank=job["rank"], world_size=job["world_size"])
@@ -61,21 +61,21 @@ def open_training(job: dict[str, Any]) -> Training:
 
 
 def naive_step(job: dict[str, Any]) -> Callable[[], object]:
-    """The naive step on a batch that is ready."""
+    """Return the naive step on a prepared batch."""
     return NaiveStep(ready_views(job["batch_size"]))
 
 
 def batches(job: dict[str, Any]) -> Callable[[], object]:
-    """Augmented batches, made in a loop by a niced process of one thread, without Ray."""
+    """Return a function that makes an augmented batch, without Ray, in this niced process of one thread."""
     os.nice(19)
     training = open_training({**job, "world_size": 1})
-    # Each process has its own part of the run.
+    # Each process makes a different part of the run.
     made = plain_batches(training.plan, training.maker, 10_000 * job["rank"], 10**6)
     return lambda: next(made)
 
 
 def naive_embedding(job: dict[str, Any]) -> Callable[[], object]:
-    """Embeddings of whole files, one after the other, in float32; a round is one file."""
+    """Return a function that embeds one entire file in float32; a round is one file."""
     encoder = NaiveEncoder().eval()
     paths = iter(job["paths"] * 1000)
 
@@ -101,7 +101,7 @@ KINDS: dict[str, Callable[[dict[str, Any]], Callable[[], object]]] = {
 
 def main() -> None:
     job = json.loads(sys.argv[1])
-    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # output of libraries must not mix with answers
     torch.set_num_threads(job["threads"])
     work = KINDS[job["kind"]](job)
     for _ in range(job.get("warm_up_rounds", WARM_UP_ROUNDS)):

@@ -1,7 +1,7 @@
-"""Processes that take turns, each with its own threads, allocator and priority; idle ones cost nothing.
+"""Measure work in subprocesses, each with its own threads, allocator and priority; idle ones cost nothing.
 
-A contestant is one process, or several that work together: asked for n rounds, all of them do n rounds, and
-the slowest counts.  The other end is `benchmarks.contestant`.
+A contestant is one process, or several that work together. For n rounds, each of its processes does n rounds,
+and the slowest one counts. `benchmarks.contestant` is the program of these processes.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ MACHINE_THREADS = os.cpu_count() or 1
 
 
 class Contestant:
-    """`processes` copies of one kind of work (see `benchmarks.contestant`), started and warmed up.
+    """Start and warm up `processes` processes that do one kind of work (see `benchmarks.contestant`).
 
-    `with` ends them; `has_trainer_environment` is that of our training workers.
+    The context manager ends them. `has_trainer_environment` gives them the environment of training workers.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Contestant:
     ) -> None:
         self._children: list[subprocess.Popen[str]] = []
         self._folder = tempfile.TemporaryDirectory()
-        self.facts: dict[str, float] = {}  # what the work of the first process says of itself
+        self.facts: dict[str, float] = {}  # `facts` of the work in the first process
         own = WORKER_ENVIRONMENT if has_trainer_environment else {}
         shared = {"kind": kind, "world_size": processes, "threads": threads, "folder": self._folder.name}
         for rank in range(processes):
@@ -59,7 +59,7 @@ class Contestant:
         self.close()
 
     def run(self, rounds: int) -> float:
-        """Do so many rounds; returns the seconds that the slowest process took."""
+        """Do `rounds` rounds and return the seconds of the slowest process."""
         for child in self._children:
             assert child.stdin is not None
             child.stdin.write(f"{rounds}\n")
@@ -67,7 +67,7 @@ class Contestant:
         return max(self._answers())
 
     def close(self) -> None:
-        """End the processes: without more to read, they leave."""
+        """Close the processes' stdin, which ends them, and wait for them."""
         for child in self._children:
             assert child.stdin is not None
             with contextlib.suppress(BrokenPipeError):

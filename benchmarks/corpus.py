@@ -1,4 +1,4 @@
-"""A synthetic corpus of the usual sizes, in VoxCeleb's layout: speed does not depend on what is said."""
+"""Write a synthetic corpus of the usual sizes in VoxCeleb's layout; speed does not depend on the content."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ import soundfile
 from scipy import signal
 
 RATE, SECONDS = 16_000, 8.0
-NOISES, ROOMS = 32, 48  # noises of each kind, of 8 s; rooms of 0.25 to 1 s
+NOISES, ROOMS = 32, 48  # noises per kind, 8 s each; rooms of 0.25 to 1 s
 KINDS = ("noise", "music", "speech")
 LIST = "voxceleb2_train_list"
 
 
 def write_corpus(root: Path, suffix: str, utterances: int) -> None:
-    """Coloured noise with a slow envelope; rooms that decay by 60 dB within their length."""
+    """Write coloured noise with a slow envelope, and rooms that decay by 60 dB within their length."""
     rng = np.random.default_rng(7)
     colour = signal.butter(2, 0.3)
     envelope = np.repeat(rng.uniform(0.05, 0.5, 80), round(RATE * SECONDS) // 80)

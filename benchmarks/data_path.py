@@ -1,7 +1,7 @@
-"""How fast is training data made?  Augmented crops for each second of one core's time.
+"""Measure how fast training data is made, in augmented crops per core-second.
 
-From WAV, FLAC and packed files, against the naive way; synthetic audio of the usual sizes, one crop of 2 s
-from each utterance of 8 s.  Times are those of the process: what else the machine does matters little.
+Compares WAV, FLAC and packed files with the naive reference. The audio is synthetic and of the usual sizes,
+with one crop of 2 s per utterance of 8 s. Times are process times, so other load has little effect.
 """
 
 import tempfile
@@ -44,11 +44,11 @@ TARGETS = {
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Every recipe from every kind of file against the naive way from WAV, then against the libraries."""
-    # Ours in blocks of the usual size; the naive way needs fewer crops to be measured as well.
+    """Compare every recipe from every kind of file with the naive reference from WAV, then with libraries."""
+    # Ours makes blocks of the usual size; the naive reference can be measured on fewer crops.
     count, few, pairs = (32, 8, 2) if settings.is_quick else (1024, 160, 5)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the libraries' too: a process's time is that of all its threads
+    torch.set_num_threads(1)  # for the libraries too, because process time includes all threads
     with tempfile.TemporaryDirectory() as folder:
         roots = {name: Path(folder) / name for name in ("WAV", "FLAC", "shards")}
         for name in ("WAV", "FLAC"):
@@ -61,7 +61,7 @@ def rows(settings: Settings) -> Iterator[Row]:
             naive = NaiveAugmentation(roots["WAV"], config, 1)
             for source, root in roots.items():
                 if source == "FLAC" and recipe != BOTH:
-                    continue  # decoding is the same whatever comes after it
+                    continue  # the augmentation does not change the cost of decoding
                 ours = batches(root, manifests[source], config, count)
                 times = in_turns(ours, lambda n=naive, k=few: n.batch(k), pairs, time.process_time)
                 yield speed_row(
@@ -81,7 +81,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def batches(root: Path, manifest: Manifest, config: tuple[Any, ...], count: int) -> Callable[[], object]:
-    """A function that makes the next batch of `count` crops, of new random numbers."""
+    """Return a function that makes the next batch of `count` crops, with new random numbers."""
     maker = ViewMaker(
         manifest, (("views", 1, CROP / RATE, False),), DataConfig(root=str(root), augment=config), seed=1
     )
@@ -91,7 +91,7 @@ def batches(root: Path, manifest: Manifest, config: tuple[Any, ...], count: int)
 
 
 def copies_per_second(count: int) -> float:
-    """Crops of int16 that one core can copy in a second: no way of reading them is faster."""
+    """Return the int16 crops per second that one core can copy, an upper limit for reading."""
     source = np.ones((count, CROP), dtype=np.int16)
     target = np.empty_like(source)
     np.copyto(target, source)

@@ -1,4 +1,4 @@
-"""What the driver and the disk are asked for: a list of VoxCeleb2's size, and a checkpoint."""
+"""Measure time and memory of the driver for a list of VoxCeleb2's size, and writing a checkpoint."""
 
 import json
 import os
@@ -27,7 +27,7 @@ SPEAKERS = 5_994
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """The list in a process of its own, whose peak of memory it is."""
+    """Read the list in its own process, so that its peak memory is that of the list."""
     count = 20_000 if settings.is_quick else 1_092_009
     with tempfile.TemporaryDirectory() as folder:
         write_list(Path(folder), count)
@@ -43,7 +43,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def write_list(root: Path, count: int) -> None:
-    """Made-up paths, of which the first is there."""
+    """Write a list of synthetic paths; only the first file exists."""
     with (root / "list").open("w") as lines:
         for row in range(count):
             speaker, video = row % SPEAKERS, row // SPEAKERS // 7
@@ -55,7 +55,7 @@ def write_list(root: Path, count: int) -> None:
 
 
 def state_after_a_step(config: Config) -> TrainingState:
-    """A state whose optimizer holds its moments, so that a checkpoint is as large as any later one."""
+    """Return a state with the optimizer's moments, so that its checkpoint has the final size."""
     state = build_state(config, CorpusSize(), torch.device("cpu"))
     for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -64,7 +64,7 @@ def state_after_a_step(config: Config) -> TrainingState:
 
 
 def _checkpoint(settings: Settings, root: Path) -> Row:
-    """A checkpoint, checked and synced, against `torch.save` to a file that is synced."""
+    """Compare writing a checkpoint (checksum, sync) with `torch.save` and a sync."""
     config = load_config("configs/simclr.yml")
     state = state_after_a_step(config)
     folder = RunFolder(str(root), "run")
@@ -84,13 +84,13 @@ def _checkpoint(settings: Settings, root: Path) -> Row:
 
 
 def span_of_a_worker(kept: Manifest, held_out: Manifest, batch_size: int, workers: int) -> dict[str, float]:
-    """The table that one of many workers gives to Ray Data, and what else each of them holds."""
+    """Measure the table that one of `workers` workers passes to Ray Data, and what else each worker holds."""
     from sslsv.training.loop import steps_at_once
 
     config = load_config("configs/simclr.yml", [f"train.batch_size={batch_size}", "data.augment=[]"])
     plan = Plan(len(kept), config.train.batch_size, config.seed)
     epochs = steps_at_once(batch_size, plan.steps_per_epoch) // plan.steps_per_epoch
-    tracemalloc.start()  # of NumPy's arrays too
+    tracemalloc.start()  # traces NumPy's arrays too
     started = time.perf_counter()
     rows_of_rank(plan.rows(0, epochs * plan.steps_per_epoch), batch_size, 0, workers)
     seconds, (_, peak) = time.perf_counter() - started, tracemalloc.get_traced_memory()
@@ -106,9 +106,9 @@ def span_of_a_worker(kept: Manifest, held_out: Manifest, batch_size: int, worker
 
 
 def main() -> None:
-    """Read a list as training does, plan an epoch, pickle what data processes get; print what it took.
+    """Read a list as training does, plan an epoch, pickle the list; print time and memory as JSON.
 
-    With a global batch size and a number of workers also what each of these needs.
+    With a global batch size and a number of workers, also measure one worker (`span_of_a_worker`).
     """
     config = load_config(Path("configs/simclr.yml"))
     started = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Encoders beside the modules they are equal to: a training step, and embeddings of whole utterances.
+"""Compare encoders with equal modules of other toolkits (peers): training step and embedding.
 
-Peers run as their recipes do: float32, their own features, one utterance at a time when they embed. Both
-sides train as classifiers of 5,994 speakers, without a margin, by SGD with momentum.
+Peers run as in their recipes: float32, their own features, one utterance at a time for embeddings. Both sides
+train as classifiers of 5,994 speakers without a margin, using SGD with momentum.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,8 +23,8 @@ from sslsv.models.base import CorpusSize
 
 SPEAKERS = 5994
 CONFIG = "configs/supervised.yml"
-SGD = ["optimizer.name=sgd", "optimizer.momentum=0.9", "model.margin=0"]  # what `peer_step` does
-# Encoder's settings here; the peer's name and package.
+SGD = ["optimizer.name=sgd", "optimizer.momentum=0.9", "model.margin=0"]  # same settings as `peer_step`
+# Name of an encoder -> its settings, and name and package of the peer.
 ENCODERS = {
     "ECAPA-TDNN 1024": ("{name: ecapa_tdnn, embedding_dim: 192}", "SpeechBrain", "speechbrain"),
     "CAM++": ("{name: campplus}", "3D-Speaker", "speakerlab"),
@@ -34,7 +34,7 @@ ENCODERS = {
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """A row for the step, then one for the embedding of each encoder."""
+    """Yield two rows per encoder: the training step, then the embedding."""
     size, count = (4, 4) if settings.is_quick else (16, 12)
     for name, (encoder, peer, package) in ENCODERS.items():
         missing = [each for each in (package, "pytest") if find_spec(each) is None]
@@ -62,8 +62,8 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def peer_of(name: str) -> nn.Module:
-    """The peer's module for features (B, L, bands)."""
-    from tests.encoders.peers import peer_module  # it takes pytest, which other contestants do not need
+    """Return the peer's module, which takes features (B, L, bands)."""
+    from tests.encoders.peers import peer_module  # imported here because it needs pytest
 
     match name:
         case "ECAPA-TDNN 1024":
@@ -80,7 +80,7 @@ def peer_of(name: str) -> nn.Module:
 
 
 def features_of(name: str) -> Callable[[Tensor], Tensor]:
-    """The peer's features (B, L, bands) of waveforms (B, T): a batch at once, or one after the other."""
+    """Return a function from waveforms (B, T) to the peer's features (B, L, bands)."""
     if name == "ECAPA-TDNN 1024":
         from speechbrain.lobes.features import Fbank
 
@@ -97,14 +97,13 @@ def _centred(features: Tensor) -> Tensor:
 
 
 class Peer(nn.Module):
-    """Waveforms (B, T) to embeddings (B, D)."""
+    """Map waveforms (B, T) to embeddings (B, D)."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.features, self.network = features_of(name), peer_of(name)
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Embeddings."""
         with torch.no_grad():
             features = self.features(waveforms)
         found = self.network(features)
@@ -113,7 +112,7 @@ class Peer(nn.Module):
 
 
 def peer_step(job: dict[str, Any]) -> Callable[[], object]:
-    """A step of the peer as a classifier, as it is usually written."""
+    """Return a training step of the peer as a classifier, in the usual implementation."""
     model, rows = Peer(job["name"]).train(), job["count"]
     waveforms = 0.1 * torch.randn(rows, 32000)
     labels = torch.arange(rows)
@@ -132,14 +131,14 @@ def peer_step(job: dict[str, Any]) -> Callable[[], object]:
 
 
 def utterances(count: int) -> list[np.ndarray]:
-    """Noise of 4 to 12 s, of 40 lengths; short ones are frequent."""
+    """Return noise of 4 to 12 s in 40 different lengths; short lengths are frequent."""
     rng = np.random.default_rng(6)
     lengths = 64_000 + 3_200 * (40 * rng.beta(1, 2, count)).astype(int)
     return [(3000 * rng.normal(size=length)).astype(np.int16) for length in lengths]
 
 
 def peer_embedding(job: dict[str, Any]) -> Callable[[], object]:
-    """Embeddings of all utterances, one at a time."""
+    """Return a function that embeds all utterances one at a time."""
     model = Peer(job["name"]).eval()
     waveforms = [torch.from_numpy(each).float()[None] / 32768 for each in utterances(job["count"])]
 
@@ -151,7 +150,7 @@ def peer_embedding(job: dict[str, Any]) -> Callable[[], object]:
 
 
 def embedding(job: dict[str, Any]) -> Callable[[], object]:
-    """Embeddings of all utterances, as every command here makes them."""
+    """Return a function that embeds all utterances as the commands of sslsv do."""
     config = load_config(job["config"], job["overrides"])
     model = build_model(config, CorpusSize(num_speakers=2)).to(memory_format=torch.channels_last).eval()
     waveforms = utterances(job["count"])

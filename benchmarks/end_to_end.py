@@ -1,4 +1,4 @@
-"""The whole of it: batches through Ray Data, and a real run of `sslsv.train`, against the loops without."""
+"""Compare batches through Ray Data, and a real run of `sslsv.train`, with bare loops."""
 
 import json
 import statistics
@@ -25,7 +25,7 @@ PROCESSES = 2
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Those of the run, then the one through Ray Data."""
+    """Yield the rows of the run, then the row of Ray Data."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "corpus"
         write_corpus(root, ".wav", 32 if settings.is_quick else 256)
@@ -34,7 +34,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def _through_ray_data(settings: Settings, root: Path) -> Row:
-    """Crops per second of all data processes, into this one, against as many processes in a bare loop."""
+    """Compare crops per second through Ray Data with as many processes that make batches in a bare loop."""
     import ray
 
     size, blocks, pairs = (8, 1, 1) if settings.is_quick else (64, 20, 3)
@@ -49,7 +49,7 @@ def _through_ray_data(settings: Settings, root: Path) -> Row:
             reference = ray.put(maker)
             in_block = 4 if settings.is_quick else max(1, config.resources.utterances_per_block // size)
             steps = blocks * in_block
-            # Timed in mid-stream, when all processes have started: as many blocks are half made at its ends.
+            # Time the middle of the stream: all processes run, and both ends have as many half-made blocks.
             first, more = 1 + 10 * in_block, (PROCESSES + 2) * in_block
             times = []
             for turn in range(pairs + 1):
@@ -71,7 +71,7 @@ def _through_ray_data(settings: Settings, root: Path) -> Row:
                 stream.close()
                 share = max(1, steps // PROCESSES)
                 pair = (seconds / steps, bare.run(share) / (share * PROCESSES))
-                if turn:  # the first one has opened every file
+                if turn:  # turn 0 is a warm-up that opens every file
                     times.append(pair)
     finally:
         ray.shutdown()
@@ -80,7 +80,7 @@ def _through_ray_data(settings: Settings, root: Path) -> Row:
 
 
 def _run(settings: Settings, root: Path, folder: Path) -> Iterator[Row]:
-    """A run as a user starts it, between bare loops of its step; then what its start cost."""
+    """Compare a run with bare loops of its step before and after it; then yield its start-up time."""
     runs, size = (1, 8) if settings.is_quick else (2, 64)
     given = overrides(root, size, "train.log_every_steps=10")
     if settings.corpus:
@@ -122,7 +122,7 @@ def _run(settings: Settings, root: Path, folder: Path) -> Iterator[Row]:
 
 
 def _train(given: list[str], folder: Path, run: int) -> tuple[float, float]:
-    """Samples per second after the first blocks, and seconds from the command to the first record."""
+    """Return samples per second after the first blocks, and seconds from start to the first record."""
     records_file, said = folder / f"runs/run{run}/metrics.jsonl", folder / f"run{run}.txt"
     command = [sys.executable, "-m", "sslsv.train", SMALL, *given]
     started = time.perf_counter()
@@ -137,6 +137,6 @@ def _train(given: list[str], folder: Path, run: int) -> tuple[float, float]:
             f"sslsv.train ended with exit code {process.returncode}: {said.read_text()[-2000:]}"
         )
     records = [json.loads(line) for line in records_file.open()]
-    begun = 2 * 16  # steps: two blocks
+    begun = 2 * 16  # steps of the first two blocks
     steady = [record["samples_per_second"] for record in records if record["step"] > begun]
     return statistics.median(steady), first

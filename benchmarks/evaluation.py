@@ -1,4 +1,4 @@
-"""Embeddings of whole utterances, and a million trials: against one at a time, as upstream loops do it."""
+"""Compare embeddings of entire utterances and the scoring of a million trials with loops over single ones."""
 
 import tempfile
 from collections.abc import Iterator
@@ -21,13 +21,13 @@ from sslsv.models.base import CorpusSize
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Trials first: they need no Ray."""
+    """Yield the rows of trials, which need no Ray, then that of embeddings."""
     yield from _trials(settings)
     yield _embeddings(settings)
 
 
 def naive_metrics(embeddings: np.ndarray, enrol: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Cosine of one trial after the other."""
+    """Return the cosine of each trial, computed in a loop."""
     scores = np.empty(len(enrol))
     for t, (i, j) in enumerate(zip(enrol.tolist(), test.tolist(), strict=True)):
         a, b = embeddings[i], embeddings[j]
@@ -37,13 +37,13 @@ def naive_metrics(embeddings: np.ndarray, enrol: np.ndarray, test: np.ndarray) -
 
 def _trials(settings: Settings) -> Iterator[Row]:
     count, recordings = (20_000, 500) if settings.is_quick else (1_000_000, 5_000)
-    share = 1 if settings.is_quick else 20  # of the trials, in the naive loop, whose time is in proportion
+    share = 1 if settings.is_quick else 20  # the naive loop scores 1 of `share` trials; its time is scaled up
     rng = np.random.default_rng(5)
     speakers = np.arange(recordings) // 10
     centres = rng.normal(size=(recordings // 10, 512))
     embeddings = (centres[speakers] + 3 * rng.normal(size=(recordings, 512))).astype(np.float32)
     enrol, test = rng.integers(recordings, size=(2, count))
-    half = count // 2  # targets
+    half = count // 2  # the first half are targets
     test[:half] = speakers[enrol[:half]] * 10 + rng.integers(10, size=half)
     targets = speakers[enrol] == speakers[test]
 
@@ -87,13 +87,13 @@ def _trials(settings: Settings) -> Iterator[Row]:
 
 
 def _embeddings(settings: Settings) -> Row:
-    """Utterances of 4 to 12 s, of 40 lengths, on all cores."""
+    """Embed utterances of 4 to 12 s (40 different lengths) on all cores."""
     count = 12 if settings.is_quick else 192
     rng = np.random.default_rng(6)
     with tempfile.TemporaryDirectory() as folder:
         names = []
         for i in range(count):
-            samples = 16_000 * 4 + 3_200 * int(40 * rng.beta(1, 2))  # short ones are frequent
+            samples = 16_000 * 4 + 3_200 * int(40 * rng.beta(1, 2))  # short utterances are frequent
             names.append(f"{i:03d}.wav")
             soundfile.write(
                 Path(folder) / names[-1], 0.1 * rng.normal(size=samples), 16_000, subtype="PCM_16"

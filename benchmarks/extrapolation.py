@@ -1,6 +1,6 @@
-"""What G GPUs at R pairs a second each would ask of a cluster, from what one unit of each thing costs.
+"""Estimate what G GPUs that train on R pairs per second each would demand from a cluster.
 
-Arithmetic only: the units come from `benchmarks.scaling_units`, the cluster is an assumption.
+This module does arithmetic only. `benchmarks.scaling_units` measures the unit costs; the cluster is assumed.
 """
 
 from collections.abc import Iterator
@@ -9,48 +9,48 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Units:
-    """Costs measured on one machine; bytes, and seconds of one core, unless it says otherwise."""
+    """Hold costs measured on one machine, in bytes and core-seconds unless stated otherwise."""
 
-    views_per_pair_bytes: int  # the two int16 crops
-    store_per_pair_bytes: float  # of a block in the object store
-    pairs_per_core_second: float  # read and augmented from WAV, the published recipe
-    cold_block_seconds: float  # the first block of a data process, 64 pairs
-    warm_block_seconds: float  # a later one
-    driver_per_block_seconds: float  # of the training process, for each block it asks for
-    driver_per_batch_seconds: float  # for each batch it takes
-    driver_per_pair_seconds: float  # for each pair copied out of the object store
-    blocks_per_second: float  # of one iterator with nothing to do, tasks and trainer on the same cores
-    checkpoint_bytes: int  # the published recipe, with Adam's two moments
-    wide_checkpoint_bytes: int  # the encoder of 7.0 M parameters
-    checkpoint_copy_seconds: float  # a GB, while training waits
-    checkpoint_write_seconds: float  # a GB, in the thread: checksum, file, sync
-    gradient_bytes: int  # float32, the published recipe
+    views_per_pair_bytes: int  # two int16 crops
+    store_per_pair_bytes: float  # size in the object store
+    pairs_per_core_second: float  # read from WAV and augmented as in the published recipe
+    cold_block_seconds: float  # first block of a data process, 64 pairs
+    warm_block_seconds: float  # later block
+    driver_per_block_seconds: float  # time of the training process per requested block
+    driver_per_batch_seconds: float  # per batch
+    driver_per_pair_seconds: float  # per pair copied out of the object store
+    blocks_per_second: float  # one idle iterator; tasks and trainer on the same cores
+    checkpoint_bytes: int  # published recipe, with Adam's two moments
+    wide_checkpoint_bytes: int  # encoder of 7.0 M parameters
+    checkpoint_copy_seconds: float  # per GB, while training waits
+    checkpoint_write_seconds: float  # per GB, in a thread: checksum, file, sync
+    gradient_bytes: int  # float32, published recipe
     wide_gradient_bytes: int
-    batch_norms: int  # layers, each with two small collectives a step
+    batch_norms: int  # number of layers; each has two small collectives per step
     utterances: int
-    plan_seconds: float  # one epoch's permutation
-    span_seconds: float  # the table of a worker's next execution, all workers' rows before its own are cut
-    span_peak_bytes: int  # memory that it takes beyond what the list holds
+    plan_seconds: float  # permutation of one epoch
+    span_seconds: float  # table of a worker's next execution, cut from the rows of all workers
+    span_peak_bytes: int  # memory of that table, in addition to the list
     span_epochs: int
-    maker_bytes: int  # what each worker puts into the object store once: paths, speakers, settings
+    maker_bytes: int  # object put into the store once per worker: paths, speakers, settings
     validation_recordings: int
-    embed_seconds: float  # a recording of 8 s, bf16
-    label_free_seconds: float  # the report of 1024 utterances, by one worker while the others wait
-    encoder_flops: int  # of one pair, forward and backward
-    loss_flops: dict[str, int]  # of a whole global batch, forward and backward, on every GPU
+    embed_seconds: float  # per recording of 8 s, bf16
+    label_free_seconds: float  # report of 1024 utterances by one worker; the others wait
+    encoder_flops: int  # per pair, forward and backward
+    loss_flops: dict[str, int]  # per global batch, forward and backward, on every GPU
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """What is asked for, and the machines that are assumed."""
+    """Describe the training and the assumed machines."""
 
     gpus: int = 64
     gpus_per_node: int = 8
     cores_per_node: int = 96
-    data_cores: int = 0  # on machines without GPUs
-    network_gbit: float = 100.0  # each way, of a GPU node
-    store_gb: float = 300.0  # object store of a GPU node
-    batch_size: int = 4096  # over all GPUs
+    data_cores: int = 0  # cores of additional machines without GPUs
+    network_gbit: float = 100.0  # of a GPU node, in each direction
+    store_gb: float = 300.0  # size of the object store of a GPU node
+    batch_size: int = 4096  # global, over all GPUs
     projection_dims: int = 2048
     utterances_per_block: int = 1024
     checkpoint_every_minutes: float = 10.0
@@ -58,17 +58,17 @@ class Cluster:
 
     @property
     def nodes(self) -> int:
-        """GPU machines, the last one perhaps half full."""
+        """Return the number of GPU machines; the last one may be partly used."""
         return -(-self.gpus // self.gpus_per_node)
 
     @property
     def cores(self) -> int:
-        """All cores that may make data."""
+        """Return the number of cores that can make data."""
         return self.nodes * self.cores_per_node + self.data_cores
 
     @property
     def network_bytes(self) -> float:
-        """Bytes a second into a GPU node."""
+        """Return the bytes per second into a GPU node."""
         return self.network_gbit * 1e9 / 8
 
     @property
@@ -89,27 +89,27 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Demand:
-    """One line of the extrapolation: what is needed at a rate, and of how much."""
+    """Hold one line of the extrapolation: the demand for a resource at some rate, and the supply."""
 
     name: str
     unit: str
     needed: float
-    available: float | None  # None: nothing here says how much there is
-    settings: str  # what moves it
+    available: float | None  # None: unknown
+    settings: str  # settings that change the demand
 
     @property
     def use(self) -> float | None:
-        """Share of what is available; above 1 the cluster falls behind."""
+        """Return the used share of the resource; above 1 the cluster is too slow."""
         return None if self.available is None else self.needed / self.available
 
 
 def demands(units: Units, cluster: Cluster, rate: float) -> Iterator[Demand]:
-    """Every capacity at `rate` pairs a second and GPU, and how much of it is used."""
-    steps = rate / cluster.pairs_per_batch  # a second
+    """Yield the demand for each resource at `rate` pairs per second and GPU."""
+    steps = rate / cluster.pairs_per_batch  # per second
     blocks = rate / cluster.pairs_per_block
     per_core = units.pairs_per_core_second
     data = rate * units.store_per_pair_bytes * cluster.gpus_per_node
-    # Rings that go through the GPUs node by node enter each node once.
+    # A ring that visits the GPUs node by node enters each node once.
     exchange = steps * (gathered_bytes(cluster) + units.gradient_bytes * cluster.ring)
     yield Demand(
         "data cores, whole cluster",
@@ -163,14 +163,14 @@ def demands(units: Units, cluster: Cluster, rate: float) -> Iterator[Demand]:
 
 
 def first_limit(found: list[Demand]) -> Demand:
-    """The demand that uses most of what there is."""
+    """Return the demand with the highest use."""
     return max((demand for demand in found if demand.use is not None), key=lambda demand: demand.use or 0)
 
 
 def fastest_rate(units: Units, cluster: Cluster) -> tuple[float, Demand]:
-    """Pairs a second and GPU at which the first limit is reached, and which it is.
+    """Return the pairs per second and GPU at which the first resource is used up, and its demand.
 
-    All demands but the object store's grow in proportion to the rate.
+    All demands except the object store's are proportional to the rate.
     """
     first = first_limit([demand for demand in demands(units, cluster, 1.0) if demand.unit != "GB"])
     return 1 / (first.use or 1), first
@@ -182,7 +182,7 @@ def gathered_bytes(cluster: Cluster) -> float:
 
 
 def driver_share(units: Units, cluster: Cluster, rate: float) -> float:
-    """Share of one core that a training process spends on being fed."""
+    """Return the share of one core that a training process spends on receiving data."""
     return rate * (
         units.driver_per_pair_seconds
         + units.driver_per_batch_seconds / cluster.pairs_per_batch
@@ -191,9 +191,9 @@ def driver_share(units: Units, cluster: Cluster, rate: float) -> float:
 
 
 def store_least_bytes(units: Units, cluster: Cluster) -> float:
-    """Return the least object store of a GPU node: a block in production per core, two in use per GPU.
+    """Return the smallest sufficient object store of a GPU node, in bytes.
 
-    The makers, each with its list of paths, are added.
+    It holds a block in production per core, two in use per GPU, and a maker with its list of paths per GPU.
     """
     block = cluster.pairs_per_block * units.store_per_pair_bytes
     return (cluster.cores_per_node + 2 * cluster.gpus_per_node) * block + cluster.gpus * units.maker_bytes
@@ -210,13 +210,13 @@ def epoch_seconds(units: Units, cluster: Cluster, rate: float) -> float:
 
 
 def checkpoint_share(units: Units, cluster: Cluster, rate: float) -> float:
-    """Share of the time that training waits for copies of its state: one at every validation, or when due."""
+    """Return the share of time that training waits for state copies, made when due and at validations."""
     validated = epoch_seconds(units, cluster, rate) * cluster.validate_every_epochs
     copy = units.checkpoint_bytes / 1e9 * units.checkpoint_copy_seconds
     return copy / (min(validated, 60 * cluster.checkpoint_every_minutes) + copy)
 
 
 def serial_validation_share(units: Units, cluster: Cluster, rate: float) -> float:
-    """Share of the time that all GPUs wait for one worker's label-free report."""
+    """Return the share of time that all GPUs wait for one worker's label-free report."""
     alone = units.label_free_seconds
     return alone / (epoch_seconds(units, cluster, rate) * cluster.validate_every_epochs + alone)

@@ -1,10 +1,10 @@
 """Do gates find wrong labels?  python -m benchmarks.gates --corpus CORPUS --init RUN -- [key=value ...]
 
-Gives a share of the training utterances another speaker's label on purpose, then trains the supervised stage
-of `configs/corpus/pseudo_label.yml` on them from the encoder of RUN: without a gate, with one, and with one
-and correction. Prints how many of the labels are right among all that were given and among those that the
-gate kept at last, how well losses tell wrong labels from right ones, and the EER in validation. The labels
-that are right decide nothing but what is printed; held-out speakers are those of the seed, as in RUN.
+Gives a share of the training utterances a wrong label on purpose. Then trains the supervised stage of
+`configs/corpus/pseudo_label.yml` on them, starting from the encoder of RUN: without a gate, with a gate, and
+with a gate and correction. Prints the share of right labels among all utterances and among those that the
+gate kept in the end, the AUC of losses as detectors of wrong labels, and the validation EER. True labels are
+used for these numbers only. The seed determines the held-out speakers, as in RUN.
 """
 
 import argparse
@@ -34,8 +34,8 @@ def main() -> int:
     parser = parser_of("gates", __doc__)
     add = parser.add_argument
     add("--corpus", required=True, metavar="DIR", help="real speech with labels")
-    add("--init", required=True, metavar="RUN", help="a run whose encoder the training starts from")
-    add("--share", type=float, default=0.2, help="of the utterances that get another speaker's label")
+    add("--init", required=True, metavar="RUN", help="run whose encoder the training starts from")
+    add("--share", type=float, default=0.2, help="share of the utterances that get a wrong label")
     add("--out", type=Path, metavar="FILE.jsonl", help="append a line for each training")
     add("overrides", nargs="*", metavar="key=value", help="settings of configs/corpus/pseudo_label.yml")
     given = parser.parse_args()
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def measured(given: argparse.Namespace, way: str, changes: list[str]) -> dict[str, Any]:
-    """Train one way and say what became of right and of wrong labels."""
+    """Train in one way and return the shares of right and wrong labels that the gate kept."""
     overrides = [f"data.root={given.corpus}", f"init={given.init}", "large_margin=null", *given.overrides]
     settings = load_loop("configs/corpus/pseudo_label.yml", [*overrides, *changes])
     manifest, _ = open_training_side(settings)
@@ -94,7 +94,7 @@ def measured(given: argparse.Namespace, way: str, changes: list[str]) -> dict[st
 def with_wrong_labels(
     manifest: Manifest, share: float, seed: int
 ) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], np.ndarray[Any, np.dtype[np.int64]]]:
-    """Return which utterances get a wrong label, and all labels; any other label is equally likely."""
+    """Return a mask of utterances with a wrong label, and all labels; wrong labels are drawn uniformly."""
     rng = np.random.default_rng(seed)
     labels = manifest.speakers.astype(np.int64)
     is_wrong = np.zeros(len(labels), dtype=bool)

@@ -1,11 +1,11 @@
-"""What a training step costs on a GPU: python -m benchmarks.gpu [CONFIG] [key=value ...] [--steps 30]
+"""Measure a training step on a GPU: python -m benchmarks.gpu [CONFIG] [key=value ...] [--steps 30]
 
-Every way of taking the step on the same batch of noise, which comes out of pinned host memory as in
-training, after steps that are not counted; `naive` is SimCLR's step as it is usually written (fp32,
-contiguous, the loss read at every step), whatever the method of CONFIG, on floats that the GPU has already.
-Then the matrix products that the GPU does when it does nothing else: a limit; and SimCLR and DINO with either
-encoder, compiled and not, with the share of the time in which kernels run.
-Without a GPU, `--quick` tries all of it on the CPU at a size that measures nothing.
+The first table has CONFIG's step in several precisions and memory formats, after warm-up steps. All use the
+same batch of noise, copied from pinned host memory as in training. `naive` is always SimCLR's usual step
+(fp32, contiguous, reads the loss at every step), on floats that are already on the GPU. The speed of bf16
+matrix products alone follows, as an upper limit. The second table has SimCLR and DINO with two encoders,
+compiled and not, with the share of time in which kernels run. Without a GPU, `--quick` tests all of this on
+the CPU at tiny sizes.
 """
 
 import statistics
@@ -25,7 +25,7 @@ from sslsv.settings import ConfigError
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
-SMALL_SECONDS = 0.5  # of the crops of a quick try
+SMALL_SECONDS = 0.5  # length of crops with --quick
 WAYS = {
     "fp32": "train={precision: fp32, channels_last: false}",
     "fp32, channels last": "train={precision: fp32, channels_last: true}",
@@ -36,7 +36,7 @@ WAYS = {
     "bf16, compiled": "train={precision: bf16, channels_last: false, compile: true}",
     "bf16, channels last, compiled": "train={precision: bf16, channels_last: true, compile: true}",
 }
-# The published recipes; the second of each has ECAPA-TDNN with 1,024 channels.
+# Published recipes of two methods, each also with ECAPA-TDNN of 1,024 channels.
 RECIPES = ("configs/simclr.yml", "configs/ecapa/simclr.yml", "configs/dino.yml", "configs/ecapa/dino.yml")
 
 
@@ -45,8 +45,8 @@ def main() -> int:
     parser.add_argument("config", nargs="?", default="configs/simclr.yml")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--no-compile", action="store_true", help="leave out what compiles for a minute")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, on the CPU where there is no GPU")
+    parser.add_argument("--no-compile", action="store_true", help="skip compiled steps")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes; works without a GPU")
     given = parser.parse_intermixed_args()
     if not HAS_GPU and not given.quick:
         print("error: PyTorch finds no GPU here; --quick tries the script on the CPU", file=sys.stderr)
@@ -82,7 +82,7 @@ def main() -> int:
 
 
 def small(path: str, overrides: list[str]) -> list[str]:
-    """Overrides that make a method's step small."""
+    """Return overrides that make a method's step small."""
     settings = vars(load_config(path, overrides).model)
     found = [f"model.{name}={SMALL_SECONDS}" for name in settings if name.endswith("_seconds")]
     found += ["model.num_prototypes=256"] if "num_prototypes" in settings else []
@@ -90,7 +90,7 @@ def small(path: str, overrides: list[str]) -> list[str]:
 
 
 def measure_recipe(path: str, compiles: bool, steps: int, is_quick: bool) -> None:
-    """Print the row of a recipe; the share of kernels is that of a stretch under PyTorch's profiler."""
+    """Print the row of a recipe; the share of kernels is measured by PyTorch's profiler in a second pass."""
     overrides = [f"train.compile={str(compiles).lower()}"]
     if is_quick:
         overrides += small(path, [])
@@ -121,7 +121,7 @@ def measure_recipe(path: str, compiles: bool, steps: int, is_quick: bool) -> Non
 def measure(
     name: str, build: Callable[[], Callable[[], object]], steps: int, size: int, naive: float | None
 ) -> float:
-    """Print a row; returns median seconds per step of five stretches, each ended by a synchronisation."""
+    """Print a row; return the median seconds per step over five series, each ended by a synchronisation."""
     if HAS_GPU:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

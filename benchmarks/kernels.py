@@ -1,4 +1,4 @@
-"""Features and losses against the formulas as they are usually written, on one thread."""
+"""Compare features and losses with their usual implementations, on one thread."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,7 +13,7 @@ from sslsv.models.terms import barlow_twins_loss, vicreg_loss
 
 
 class NaiveFeatures(nn.Module):
-    """torchaudio's MelSpectrogram, log and InstanceNorm1d."""
+    """Compute features by torchaudio's MelSpectrogram, log and InstanceNorm1d."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,12 +24,12 @@ class NaiveFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, waveforms: Tensor) -> Tensor:
-        """(B, T) in [-1, 1) -> (B, 40, L)."""
+        """Map (B, T) in [-1, 1) to (B, 40, L)."""
         return self.norm((self.mel(waveforms) + 1e-6).log())  # type: ignore[no-any-return]
 
 
 def naive_vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
-    """Weights 1, 1, 0.1; covariance matrices D x D."""
+    """Return VICReg's loss with weights 1, 1, 0.1, using D x D covariance matrices."""
     total = nn.functional.mse_loss(z_a, z_b)
     for z in (z_a, z_b):
         total = total + torch.relu(1 - (z.var(0) + 1e-4).sqrt()).mean()
@@ -41,7 +41,7 @@ def naive_vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
 
 
 def naive_barlow_twins(z_a: Tensor, z_b: Tensor) -> Tensor:
-    """Weight 0.005, scale 0.025; the correlation matrix D x D."""
+    """Return Barlow Twins' loss with weight 0.005 and scale 0.025, using the D x D correlation matrix."""
     norm = nn.BatchNorm1d(z_a.shape[1], affine=False)
     correlation = norm(z_a).T @ norm(z_b) / len(z_a)
     on_diagonal = (correlation.diagonal() - 1).square().sum()
@@ -50,7 +50,7 @@ def naive_barlow_twins(z_a: Tensor, z_b: Tensor) -> Tensor:
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """log-mel of 128 crops of 2 s; losses of a batch of 256 with 2048 dimensions, forward and backward."""
+    """Measure log-mel of 128 crops of 2 s, and losses of 256 x 2048 projections, forward and backward."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(1)

@@ -1,4 +1,4 @@
-"""`prepare_data check` of a list that is measured already: time and memory, in a process without torch."""
+"""Measure `prepare_data check` of an already measured list: time and memory, in a process without torch."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from sslsv.prepare_data.check import facts_of
 
 
 def check_again(root: Path) -> dict[str, float]:
-    """Check a list whose recordings, as the record says, have all been measured before."""
+    """Write a record with measurements of all recordings of a list, then check the list."""
     (root / "report").mkdir()
     with (root / "report/measurements.jsonl").open("w") as lines:
         for number, _, path in Rows(root, "list", TRAIN):

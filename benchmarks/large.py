@@ -1,6 +1,6 @@
-"""Parts at published sizes: many pairs, prototypes, clusters, trials; seconds, and memory beside the input.
+"""Measure parts at published sizes (pairs, prototypes, clusters, trials): seconds, and memory besides inputs.
 
-Each way runs in a process of its own (`python -m benchmarks.large NAME WAY` prints its seconds and MB).
+Each way runs in its own process (`python -m benchmarks.large NAME WAY` prints its seconds and MB).
 """
 
 import json
@@ -21,12 +21,12 @@ from sslsv.models import contrast
 from sslsv.models.clustering import spherical_kmeans
 from sslsv.models.dino import dino_loss
 
-ITERATIONS = 5  # of k-means
+ITERATIONS = 5  # iterations of k-means
 Work = Callable[[], object]
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """One for each part; the first way is ours."""
+    """Yield a row per part and reference; the first way of a part is ours."""
     repeats, quick = (1, ["--quick"]) if settings.is_quick else (3, [])
     for name, (_, title, target, ways) in PARTS.items():
         runs = {way: [in_own_process("large", name, way, *quick) for _ in range(repeats)] for way in ways}
@@ -40,7 +40,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def nt_xent(way: str, is_quick: bool) -> Work:
-    """Loss and gradient of 8,192 pairs of 512 values."""
+    """Compute NT-Xent and its gradient for 8,192 pairs of 512 values."""
     z_a, z_b = (torch.randn(64 if is_quick else 8192, 512).requires_grad_() for _ in range(2))
     if way == "ours":
         return lambda: contrast.nt_xent(z_a, z_b, 0.03)[0].backward()
@@ -48,7 +48,7 @@ def nt_xent(way: str, is_quick: bool) -> Work:
 
 
 def dino_head(way: str, is_quick: bool) -> Work:
-    """Loss and gradient of six views of 64 rows against 65,536 prototypes of 256 values."""
+    """Compute DINO's loss and its gradient for six views of 64 rows and 65,536 prototypes of 256 values."""
     count, batch = (256, 8) if is_quick else (65_536, 64)
     views, prototypes = (F.normalize(torch.randn(*size), dim=-1) for size in ((6, batch, 256), (count, 256)))
     views.requires_grad_(), prototypes.requires_grad_()
@@ -63,7 +63,7 @@ def dino_head(way: str, is_quick: bool) -> Work:
 
 
 def kmeans(way: str, is_quick: bool) -> Work:
-    """Five iterations of k-means, from chosen rows, and the last assignment."""
+    """Run five iterations of k-means, started from some of the rows, and the final assignment."""
     count, clusters = (2000, 50) if is_quick else (100_000, 2500)
     given = F.normalize(torch.randn(count, 512), dim=1)
     if way == "ours":
@@ -88,7 +88,7 @@ def kmeans(way: str, is_quick: bool) -> Work:
 
 
 def as_norm(way: str, is_quick: bool) -> Work:
-    """A million trials of 5,000 recordings, normalised by the 300 nearest of 20,000 others."""
+    """Apply AS-norm to a million trials of 5,000 recordings, with the 300 nearest of a cohort of 20,000."""
     count, recordings, cohort = (1000, 100, 400) if is_quick else (1_000_000, 5000, 20_000)
     embeddings, others = torch.randn(recordings, 512).numpy(), torch.randn(cohort, 512).numpy()
     enrol, test = np.random.default_rng(0).integers(recordings, size=(2, count))
@@ -97,7 +97,7 @@ def as_norm(way: str, is_quick: bool) -> Work:
 
 
 def trials(way: str, is_quick: bool) -> Work:
-    """The size of VoxCeleb1-E: 579,818 trials of 145,160 recordings, scores, EER and minDCF."""
+    """Compute scores, EER and minDCF at VoxCeleb1-E's size: 579,818 trials of 145,160 recordings."""
     count, recordings = (1000, 100) if is_quick else (579_818, 145_160)
     embeddings, rng = torch.randn(recordings, 512).numpy(), np.random.default_rng(0)
     (enrol, test), targets = rng.integers(recordings, size=(2, count)), rng.random(count) < 0.5
@@ -109,7 +109,7 @@ def trials(way: str, is_quick: bool) -> Work:
     return evaluate
 
 
-# Name: the work, what the row is called, the ratio to reach, the ways.
+# Name -> the work, the title of the row, the target ratio, the ways.
 PARTS: dict[str, tuple[Callable[[str, bool], Work], str, float | None, list[str]]] = {
     "nt_xent": (nt_xent, "NT-Xent of 8,192 pairs, with gradient", 1.0, ["ours", "autograd, all logits"]),
     "dino_head": (

@@ -1,11 +1,10 @@
-"""What does each config learn in the same time?  python -m benchmarks.learning --corpus DIR --out FILE.jsonl
+"""Compare what configs learn in the same time.  python -m benchmarks.learning --corpus DIR --out FILE.jsonl
 
-Trains configs (default: those of configs/corpus that start from no other run) for `--minutes` each, evaluates
-them, and prints two tables in Markdown: what they learn, and how criteria without labels would have ordered
-them. The minutes are steps: so many as a step's time allows, which is measured first, as CPU time and in
-turns with the first config's, so that a noisy machine changes little, the length of a run not at all. What is
-in FILE, which is of one corpus, is not done again with the same threads and overrides: the same command goes
-on where it was stopped.
+Trains configs for `--minutes` each (default: those of configs/corpus that start from no other run), evaluates
+them, and prints two Markdown tables: the results, and how criteria without labels would have ranked the runs.
+The minutes determine the number of steps. The time of a step is measured first, as CPU time and alternately
+with the first config's step, so that other load has little effect. Results in FILE with the same threads and
+overrides are not repeated, so the same command resumes after a stop. Use one FILE per corpus.
 """
 
 import argparse
@@ -30,27 +29,27 @@ from sslsv.settings import leaves_of, parse_yaml
 
 ROUNDS = 5
 PANELS_IN_A_ROW = 5
-VALIDATIONS = 5  # in a run, the last one at its end; each takes as long as some 15 steps
-EPOCHS_OF = ("model.", "optimizer.schedule.")  # Settings in epochs there keep their share of the run.
+VALIDATIONS = 5  # per run, the last one at its end; each takes as long as about 15 steps
+EPOCHS_OF = ("model.", "optimizer.schedule.")  # Their settings in epochs keep their share of a run.
 
 
 def main() -> int:
-    """Measure, train and evaluate what FILE does not hold yet; print the table."""
+    """Measure, train and evaluate everything that FILE does not hold yet; print the tables."""
     parser = parser_of("learning", __doc__)
     add = parser.add_argument
     add("overrides", nargs="*", metavar="key=value", help="settings of all trainings")
     add("--corpus", type=Path, required=True, metavar="DIR", help="data.root of all trainings")
-    add("--out", type=Path, required=True, metavar="FILE.jsonl", help="results, a line each; appended")
+    add("--out", type=Path, required=True, metavar="FILE.jsonl", help="results are appended to it")
     add("--configs", type=Path, nargs="+", metavar="FILE.yml", help="default: those of configs/corpus")
-    add("--minutes", type=float, default=15.0, help="of training, without validations (%(default)s)")
-    add("--seeds", type=int, nargs="+", default=[1717], help="a run for each (%(default)s)")
-    add("--threads", type=int, default=1, help="of the training process (%(default)s)")
-    add("--step-ms", type=float, help="a step of the first config, if it is known (else measured)")
+    add("--minutes", type=float, default=15.0, help="minutes of training, without validations (%(default)s)")
+    add("--seeds", type=int, nargs="+", default=[1717], help="seeds; one run for each (%(default)s)")
+    add("--threads", type=int, default=1, help="threads of the training process (%(default)s)")
+    add("--step-ms", type=float, help="time of a step of the first config; default: measured")
     add("--storage", default="runs/learning", help="folder of the runs (%(default)s)")
     add("--curves", type=Path, metavar="FILE.svg", help="also draw validation EER over minutes there")
     given = parser.parse_intermixed_args()
     configs = given.configs or plain_configs(Path("configs/corpus"))
-    configs.sort(key=lambda path: path.stem != "simclr")  # stable: the others stay in their order
+    configs.sort(key=lambda path: path.stem != "simclr")  # stable, so the rest keeps its order
     same = {"threads": given.threads, "overrides": given.overrides}
     known = [line for line in read(given.out) if same.items() <= line.items()]
     try:
@@ -60,7 +59,7 @@ def main() -> int:
         return 2
     try:
         times = step_times(plans, known, given)
-        for seed in given.seeds:  # all with the first seed before any with the second
+        for seed in given.seeds:  # all configs with the first seed, then all with the second
             for path, plan in plans.items():
                 epochs = plan.epochs_in(given.minutes, times[path])
                 wanted = {"config": str(path), "seed": seed, "epochs": epochs, **same}
@@ -71,7 +70,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    lines = [  # the first config's first, and those of these minutes and seeds alone
+    lines = [  # in the order of the configs; only with these minutes and seeds
         line
         for path, plan in plans.items()
         for line in known
@@ -86,13 +85,13 @@ def main() -> int:
 
 
 def plain_configs(folder: Path) -> list[Path]:
-    """The configs in a folder, without loops of pseudo-labels and runs that start from another's encoder."""
+    """Return the configs of a folder, except pseudo-label loops and configs that need another run."""
     files = {path: parse_yaml(path.read_text()) for path in sorted(folder.glob("*.yml"))}
     return [path for path, raw in files.items() if "init" not in raw and "init" not in raw.get("encoder", {})]
 
 
 class RunPlan:
-    """The settings of a config's trainings, before their length is known, and the steps of an epoch."""
+    """Hold the settings of a config's trainings without their length, and the number of steps per epoch."""
 
     def __init__(self, path: Path, overrides: list[str]) -> None:
         self.overrides = overrides
@@ -105,11 +104,11 @@ class RunPlan:
         self.needs_labels = registry.find("models", self.config.model.name).needs_labels
 
     def epochs_in(self, minutes: float, step_ms: float) -> int:
-        """Epochs that fit, at least one."""
+        """Return the number of epochs that fit into `minutes`, at least one."""
         return max(1, round(60_000 * minutes / step_ms / self.steps_per_epoch))
 
     def scaled(self, epochs: int) -> list[str]:
-        """Overrides for a run of so many epochs: settings in epochs (above 1) keep their share of it."""
+        """Return overrides for a run of `epochs`; settings in epochs (above 1) keep their share of it."""
         factor, found = epochs / self.config.train.epochs, [f"train.epochs={epochs}"]
         for key, value in leaves_of(asdict(self.config)):
             counts_epochs = key.startswith(EPOCHS_OF) and key.endswith(("_epoch", "_epochs"))
@@ -119,7 +118,7 @@ class RunPlan:
 
 
 def plan_of(path: Path, given: argparse.Namespace) -> RunPlan:
-    """The plan of a config, with what all runs here have: one process, so many threads."""
+    """Return the plan of a config with the settings of all runs here: one process, `--threads` threads."""
     return RunPlan(
         path,
         [
@@ -138,7 +137,7 @@ def plan_of(path: Path, given: argparse.Namespace) -> RunPlan:
 def step_times(
     plans: dict[Path, RunPlan], known: list[dict[str, Any]], given: argparse.Namespace
 ) -> dict[Path, float]:
-    """Milliseconds of a step of each config: those in the file, else the first config's times a ratio."""
+    """Return the milliseconds of a step of each config: from FILE, or the first config's times a ratio."""
     times = {Path(line["config"]): line["measured_ms"] for line in known if "measured_ms" in line}
     first, *_ = plans
     if all(path in times for path in plans):
@@ -151,7 +150,7 @@ def step_times(
             if path not in times:
                 share = after = 0.0
                 positives = getattr(plan.config.model, "positives", None)
-                if positives is not None:  # SSPS costs only from its first epoch on
+                if positives is not None:  # SSPS costs time only from its first epoch on
                     share = 1 - positives.start_epoch / plan.config.train.epochs
                     after = ratio_of(path, plan, reference, given, "model.positives.start_epoch=0")
                 before = ratio_of(path, plan, reference, given, *["model.positives=null"] * bool(positives))
@@ -160,7 +159,7 @@ def step_times(
 
 
 def stepper(path: Path, plan: RunPlan, given: argparse.Namespace, *more: str) -> Contestant:
-    """A contestant that takes this config's steps."""
+    """Return a contestant that takes this config's steps."""
     return Contestant(
         "method_step",
         threads=given.threads,
@@ -173,28 +172,28 @@ def stepper(path: Path, plan: RunPlan, given: argparse.Namespace, *more: str) ->
 def ratio_of(
     path: Path, plan: RunPlan, reference: Contestant, given: argparse.Namespace, *more: str
 ) -> float:
-    """The time of a step by that of the reference: the median of pairs that took turns."""
+    """Return the time of a step divided by the reference's: the median of alternating pairs."""
     with stepper(path, plan, given, *more) as ours:
         return statistics.median(cpu_seconds(ours) / cpu_seconds(reference) for _ in range(ROUNDS))
 
 
 def cpu_seconds(stepper: Contestant) -> float:
-    """What a step takes of all CPUs: other processes that want them too change it little."""
+    """Return the CPU seconds of a step, which other processes affect little."""
     stepper.run(1)
     return stepper.facts["cpu_seconds"]
 
 
 def note(path: Path, step_ms: float, times: dict[Path, float], given: argparse.Namespace) -> None:
-    """Keep a measured time."""
+    """Store a measured time in `times` and in FILE."""
     times[path] = step_ms
     found = {"config": str(path), "measured_ms": step_ms}
     append(given.out, {**found, "threads": given.threads, "overrides": given.overrides})
 
 
 def trained(path: Path, plan: RunPlan, wanted: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
-    """Train and evaluate one run as a user would; returns its numbers, or the error."""
+    """Train and evaluate one run by the command line; return its results, or the error."""
     epochs, seed = wanted["epochs"], wanted["seed"]
-    # With other settings it is another run, which must not be taken for this one.
+    # The digest keeps runs with other settings apart.
     digest = f"{zlib.crc32(' '.join(plan.overrides).encode()):08x}"
     name = f"{path.parent.name}-{path.stem}-{epochs}x{plan.steps_per_epoch}-seed{seed}-{digest}"
     folder = Path(given.storage) / name
@@ -206,7 +205,7 @@ def trained(path: Path, plan: RunPlan, wanted: dict[str, Any], given: argparse.N
         f"run.storage={given.storage}",
     ]
     commands = [["evaluate", str(folder), "--norm", "as", "--no-calibration", "--workers", "1"]]
-    if not (folder / "summary.json").exists():  # An earlier call may have been stopped within `evaluate`.
+    if not (folder / "summary.json").exists():  # an earlier call may have been stopped during `evaluate`
         commands.insert(0, ["train", str(path), *settings])
     print(f"{name}: about {epochs * plan.steps_per_epoch} steps", file=sys.stderr, flush=True)
     for module, *arguments in commands:
@@ -221,7 +220,7 @@ def trained(path: Path, plan: RunPlan, wanted: dict[str, Any], given: argparse.N
 
 
 def numbers_of(folder: Path) -> dict[str, Any]:
-    """What a finished and evaluated run says."""
+    """Return the results of a trained and evaluated run."""
     records = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     steps = [record for record in records if "loss" in record]
     validations = [record for record in records if "eer" in record]
@@ -249,7 +248,7 @@ def numbers_of(folder: Path) -> dict[str, Any]:
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """The results as Markdown, a row for each config and length; seeds as mean (smallest to largest)."""
+    """Return the results as Markdown, a row per config and length; seeds as mean (minimum to maximum)."""
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for line in lines:
         groups.setdefault((line["config"], line["epochs"]), []).append(line)
@@ -272,9 +271,9 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 
 def ranking(lines: list[dict[str, Any]]) -> str:
-    """A table of how criteria without labels order the runs at their ends, against their validation EER.
+    """Return a table of how criteria without labels rank the finished runs, against their validation EER.
 
-    Each seed holds out other speakers, so runs are compared within it.
+    Runs are compared within a seed, because each seed holds out different speakers.
     """
     ends: dict[int, list[dict[str, Any]]] = {}
     for line in lines:
@@ -288,7 +287,7 @@ def ranking(lines: list[dict[str, Any]]) -> str:
 
 
 def draw_curves(lines: list[dict[str, Any]], file: Path) -> None:
-    """Draw a panel for each config, worst last: a curve for each seed, on those of the first config."""
+    """Draw a panel per config, worst last, with a curve per seed; the first config's curves are grey."""
     from matplotlib.figure import Figure
 
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -315,12 +314,12 @@ def draw_curves(lines: list[dict[str, Any]], file: Path) -> None:
 
 
 def mean(runs: list[dict[str, Any]], key: str) -> float:
-    """The mean of a number over runs."""
+    """Return the mean of a number over runs."""
     return statistics.mean(run[key] for run in runs)
 
 
 def spread(values: list[float | None], intervals: list[dict[str, float]] | None = None) -> str:
-    """Values of seeds as mean (smallest to largest); of one seed with its interval over speakers."""
+    """Format values of seeds as mean (minimum to maximum); a single seed with its interval over speakers."""
     numbers = [value for value in values if value is not None]
     if not numbers:
         return ""
@@ -333,13 +332,13 @@ def spread(values: list[float | None], intervals: list[dict[str, float]] | None 
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The lines that are there; a last one that was cut off is none."""
+    """Return the lines of a file, without an incomplete last line."""
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def append(file: Path, line: dict[str, Any]) -> None:
-    """Add a line, on its own even if the one before was cut off."""
+    """Append a line; remove an incomplete last line first."""
     file.parent.mkdir(parents=True, exist_ok=True)
     text = file.read_text() if file.exists() else ""
     if text and not text.endswith("\n"):

@@ -1,7 +1,7 @@
-"""Data paths of other toolkits, from WAV files to augmented crops, by their own modules.
+"""Measure the data paths of other toolkits, from WAV files to augmented crops, with their own modules.
 
-Each gets the files, rooms, noises and SNRs of ours. (wespeaker's package has no data path; upstream's and
-voxceleb_trainer's is the naive reference.)
+Each toolkit gets the same files, rooms, noises and SNRs as sslsv. wespeaker's package has no data path. The
+data path of the original sslsv and of voxceleb_trainer is the naive reference.
 """
 
 import functools
@@ -24,7 +24,7 @@ MakeCrops = Callable[[list[str]], object]
 def rows(
     recipe: str, ours: Callable[[], object], count: int, naive: NaiveAugmentation, pairs: int, *, is_one: bool
 ) -> Iterator[Row]:
-    """Ours against each toolkit, with a room and a noise on every crop, or one of five kinds."""
+    """Compare with each toolkit: reverberation and noise on every crop, or (`is_one`) one of five kinds."""
     few = naive.paths[: min(len(naive.paths), count)]
     for toolkit, build in (
         ("SpeechBrain", speechbrain),
@@ -42,7 +42,7 @@ def rows(
 
 
 def speechbrain(naive: NaiveAugmentation, is_one: bool) -> MakeCrops:
-    """`read_audio` of a segment, as its VoxCeleb recipe reads; then AddReverb and AddNoise on the batch."""
+    """Use `read_audio` on a segment, as in its VoxCeleb recipe, then AddReverb and AddNoise on the batch."""
     from speechbrain.augment.time_domain import AddNoise, AddReverb
     from speechbrain.dataio.dataio import read_audio
 
@@ -54,7 +54,7 @@ def speechbrain(naive: NaiveAugmentation, is_one: bool) -> MakeCrops:
     }
 
     def noisy(batch: torch.Tensor, kind: str) -> torch.Tensor:
-        # It adds one recording, so babble costs it less than ours.
+        # AddNoise adds only one recording, so its babble costs less than ours.
         return noises[kind](batch, torch.ones(len(batch)))  # type: ignore[no-any-return]
 
     def make_crops(paths: list[str]) -> object:
@@ -64,7 +64,7 @@ def speechbrain(naive: NaiveAugmentation, is_one: bool) -> MakeCrops:
             for path, start in zip(paths, starts, strict=True)
         ]
         batch = torch.stack(crops)
-        if not is_one:  # one room for the whole batch, as AddReverb does it
+        if not is_one:  # AddReverb uses one room for the entire batch
             return noisy(reverb(batch), str(naive.rng.choice(list(SNR_DB))))
         none, in_room, *rest = batch.chunk(5)
         return [none, reverb(in_room), *[noisy(part, k) for part, k in zip(rest, SNR_DB, strict=True)]]
@@ -73,9 +73,9 @@ def speechbrain(naive: NaiveAugmentation, is_one: bool) -> MakeCrops:
 
 
 def speakerlab(naive: NaiveAugmentation, is_one: bool) -> MakeCrops:
-    """WavReader, then NoiseReverbCorrupter, a crop at a time.
+    """Use WavReader, then NoiseReverbCorrupter, on one crop at a time.
 
-    Files are read by soundfile: torchaudio's `load`, which it calls, needs one more package now.
+    They call `torchaudio.load`, which now needs another package, so it is replaced by soundfile.
     """
     from speakerlab.process import augmentation, processor
 
@@ -105,7 +105,7 @@ def speakerlab(naive: NaiveAugmentation, is_one: bool) -> MakeCrops:
 
 
 def audiomentations(naive: NaiveAugmentation, is_one: bool) -> MakeCrops:
-    """soundfile's reading of a segment; ApplyImpulseResponse and AddBackgroundNoise, a crop at a time."""
+    """Read segments by soundfile; apply ApplyImpulseResponse and AddBackgroundNoise to one crop at a time."""
     from audiomentations import AddBackgroundNoise, ApplyImpulseResponse, Compose, OneOf
 
     room = ApplyImpulseResponse(naive.rooms, p=1.0)
@@ -128,7 +128,7 @@ def _start(path: str) -> int:
 
 @functools.cache
 def _num_samples(path: str) -> int:
-    return soundfile.info(path).frames  # type: ignore[no-any-return]  # toolkits know it from their lists
+    return soundfile.info(path).frames  # type: ignore[no-any-return]  # toolkits' lists have lengths
 
 
 def _load(path: str) -> tuple[torch.Tensor, int]:

@@ -1,8 +1,8 @@
-"""How much memory does a step take?  python -m benchmarks.memory configs/simclr.yml [--batch-sizes 32 64]
+"""Measure the memory of a step.  python -m benchmarks.memory configs/simclr.yml [--batch-sizes 32 64]
 
-One step of the config's method on noise (a second one for the allocator to settle), each way to save memory
-in a process of its own. On a GPU: the allocator's peak. On a CPU: growth of the resident set to its peak.
-Both count from when the model and the batch are there; what a method does before an epoch counts too.
+Takes two steps of the config's method on noise, without and with recomputed activations, each in its own
+process. On a GPU it reports the allocator's peak, on a CPU the growth of the resident set to its peak. Both
+exclude the model and the batch, and include a method's work before an epoch.
 """
 
 import multiprocessing
@@ -17,7 +17,7 @@ WAYS = {"plain": "train.recompute=false", "recompute": "train.recompute=true"}
 
 
 def peak_mb(config: str, overrides: list[str]) -> float:
-    """Peak memory of two steps beyond what weights, batch and libraries hold before the first."""
+    """Return the peak memory of two steps in MB, minus that of weights, batch and libraries before."""
     torch.set_num_threads(1)
     step = MethodStep({"config": config, "overrides": overrides})
     before = torch.cuda.memory_allocated() if torch.cuda.is_available() else memory_bytes("VmRSS")
@@ -30,7 +30,7 @@ def main() -> None:
     parser = parser_of("memory", __doc__)
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", help="default: the config's")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", help="default: the config's batch size")
     given = parser.parse_intermixed_args()
     config = load_config(given.config, given.overrides)
     context = multiprocessing.get_context("spawn")

@@ -1,8 +1,9 @@
-"""A step of every method beside SimCLR's: same encoder, batch and crops, in turns, with the peak of memory.
+"""Compare a step of every method with SimCLR's: same encoder and batch, alternately, with peak memory.
 
-Methods encode different amounts of audio, so a row's ratio is per second of it: SimCLR's time for so much,
-over the method's time. With gradients a second counts three times (forward, twice as much backward), without
-them, as in a teacher, once. Each has its published settings; what begins in a later epoch has begun.
+Methods encode different amounts of audio, so the ratio of a row is per second of audio: SimCLR's time for the
+same amount, divided by the method's time. A second counts three times with gradients (forward, twice as much
+backward), and once without gradients, as in a teacher. Each method has its published settings, except that
+parts that begin in a later epoch are active at once.
 """
 
 import json
@@ -28,7 +29,7 @@ from sslsv.training.step import take_step
 
 REFERENCE = "simclr"
 SSPS = "model.positives={name: ssps, start_epoch: 0, num_clusters: 1000, kmeans_iterations: 1}"
-VARIANTS = {  # method: what else it is measured with
+VARIANTS = {  # method -> its further variants
     "simclr": ["ssps", "multi_view"],
     "moco": ["ssps"],
     "swav": ["ssps"],
@@ -43,8 +44,8 @@ SIZE = CorpusSize(num_utterances=8192, num_speakers=5994)
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """One method after the other, each in a process of its own, in turns with SimCLR's."""
-    size = 128  # a group of W-MSE
+    """Yield a row per method and variant, each in its own process, alternately with SimCLR's step."""
+    size = 128  # one group of W-MSE
     with Contestant("method_step", **job_of(REFERENCE, size)) as reference:
         for name in registry.names("models"):
             for variant in ["", *VARIANTS.get(name, [])]:
@@ -66,22 +67,23 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def job_of(name: str, batch_size: int, *more: str) -> dict[str, Any]:
-    """What a contestant is told: the published settings, with the encoder and the batch that all share."""
+    """Return a contestant's job: the published settings with the common encoder and batch size."""
     path = f"configs/{name}.yml"
     method = load_config(path).model
     begun = [key for key in vars(method) if key.endswith("start_epoch") or key.startswith("frozen_")]
     overrides = [
         f"train.batch_size={batch_size}",
-        f"encoder={json.dumps(asdict(ThinResNet34.Config(stem_time_stride=2)))}",  # every setting of it
+        f"encoder={json.dumps(asdict(ThinResNet34.Config(stem_time_stride=2)))}",  # every setting
         *(f"model.{key}=0" for key in begun),
     ]
     return {"config": path, "overrides": [*overrides, *more], "warm_up_rounds": 3}
 
 
 class MethodStep:
-    """One training step on noise, on the GPU if there is one; `facts` are those of the last step.
+    """Take training steps on noise, on the GPU if there is one; `facts` describe the last step.
 
-    With SSPS, every step also embeds a clean crop of as many utterances: its share of an epoch's pass.
+    With SSPS, every step also embeds a clean crop of each utterance in the batch. This is the step's share of
+    the pass over all utterances before an epoch.
     """
 
     def __init__(self, job: dict[str, Any]) -> None:
@@ -93,7 +95,7 @@ class MethodStep:
         self.network = wrap_model(self.state.model, self.config, self.device)
         generator = torch.Generator().manual_seed(3)
         batch = noise_batch(self.state.model, generator, self.config.train.batch_size, size)
-        # As in training, a GPU copies it out of pinned memory.
+        # As in training, the GPU copies the batch from pinned memory.
         self.batch = {name: column.pin_memory() for name, column in batch.items()} if on_gpu else batch
         self.corpus, self.audio_seconds = NoiseCorpus(size), 0.0
         for module in self.state.model.modules():
@@ -105,13 +107,13 @@ class MethodStep:
         self.audio_seconds += passes * inputs[0].numel() / SAMPLE_RATE
 
     def __call__(self) -> None:
-        """Take the step, and wait until the GPU has done it."""
+        """Take a step and wait until the GPU has finished it."""
         self.take()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
     def take(self) -> None:
-        """Take the step, without a wait for the GPU."""
+        """Take a step without waiting for the GPU."""
         self.audio_seconds = 0.0
         take_step(
             self.state,
@@ -134,21 +136,21 @@ class MethodStep:
 
     @property
     def facts(self) -> dict[str, float]:
-        """Peak memory of the process (of the GPU, where there is one), and seconds of audio of a step.
+        """Return the peak memory of the GPU, or of the process without one, and seconds of audio per step.
 
-        Steps that are compiled do not count their audio.
+        Compiled steps do not count their audio.
         """
         peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else memory_bytes()
         return {"peak_mb": peak / 1e6, "audio_seconds": self.audio_seconds}
 
 
 class NoiseCorpus:
-    """A corpus whose embeddings are random directions: memories and clusters are filled without a pass."""
+    """Stand in for a corpus with random embeddings, so that memories and clusters need no pass."""
 
     def __init__(self, size: CorpusSize) -> None:
         self.size = size
 
     def embed(self, model: Model, *, seconds: float = 4.0, clean: bool = True) -> Tensor:
-        """Embeddings of all utterances, (N, D)."""
+        """Return random embeddings of all utterances, (N, D)."""
         generator = torch.Generator().manual_seed(4)
         return torch.randn(self.size.num_utterances, model.embedding_dim, generator=generator)

@@ -1,4 +1,4 @@
-"""Augmentation as it is usually written: whole files in float64, scipy's convolution per crop."""
+"""Implement augmentation in the usual way: entire files in float64, one scipy convolution per crop."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ SNR_DB = {"noise": (0.0, 15.0), "music": (5.0, 15.0), "speech": (13.0, 20.0)}
 
 
 class NaiveAugmentation:
-    """Whole files, one crop after the other."""
+    """Read entire files and augment one crop after the other."""
 
     def __init__(self, root: Path, augment: tuple[Any, ...], seed: int) -> None:
         self.names, self.rng = [each.name for each in augment], np.random.default_rng(seed)
@@ -21,7 +21,7 @@ class NaiveAugmentation:
         self.rooms = sorted(map(str, (root / "simulated_rirs").rglob("*")))
 
     def batch(self, count: int) -> np.ndarray:
-        """Augmented crops (count, CROP)."""
+        """Return augmented crops (count, CROP)."""
         views = np.empty((count, CROP), dtype=np.float32)
         for i in range(count):
             audio, _ = soundfile.read(self.paths[i % len(self.paths)])

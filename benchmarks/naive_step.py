@@ -1,4 +1,4 @@
-"""A training step as it is usually written: Fast ResNet-34, float32, contiguous."""
+"""Implement a training step in the usual way: Fast ResNet-34, float32, contiguous tensors."""
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +45,7 @@ class SEBasicBlock(nn.Module):
 
 
 class NaiveEncoder(nn.Module):
-    """(B, T) in [-1, 1) -> (B, 512); the 1,437,078 parameters of `ThinResNet34` as it stands."""
+    """Embed (B, T) in [-1, 1) as (B, 512); has the 1,437,078 parameters of the default `ThinResNet34`."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class NaiveEncoder(nn.Module):
 
 
 class NaiveStep:
-    """SimCLR's loss and Adam; the loss is read at every step."""
+    """Take a step with SimCLR's loss and Adam; reads the loss at every step."""
 
     def __init__(self, views: Tensor, temperature: float = 0.03) -> None:
         torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""The training step beside processes that keep cores busy, and beside other trainings."""
+"""Measure the training step while other processes keep cores busy, and while other trainings run."""
 
 import contextlib
 import subprocess
@@ -13,8 +13,8 @@ from benchmarks.corpus import write_corpus
 from benchmarks.row import Row, Settings, speed_row
 from benchmarks.training import CONFIG, overrides
 
-BUSY = (1, 2, 4)  # processes that compute without a pause
-SECONDS = 3.0  # of one measurement, about
+BUSY = (1, 2, 4)  # numbers of processes that compute without a pause
+SECONDS = 3.0  # approximate length of one measurement
 SPIN = """
 import os, sys, time
 for _ in range(int(sys.argv[1])):
@@ -30,7 +30,7 @@ print(os.times().children_user + os.times().children_system)
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Alone against OpenMP's own way of waiting, then beside others against a fair share of the cores."""
+    """Compare with threads that always spin while waiting, and with a fair share of the cores."""
     size, pairs = (4, 1) if settings.is_quick else (16, 3)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as trainers:
         root = Path(folder)
@@ -42,7 +42,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
         first, spinning = trainer(), trainer(watches_neighbours=False)
         steps = 1 if settings.is_quick else max(1, round(SECONDS / first.run(4) * 4))
-        settling = 1 if settings.is_quick else 2 * steps  # longer than it takes to notice what has changed
+        settling = 1 if settings.is_quick else 2 * steps  # until a change of load is noticed
 
         def settled(trainer: Contestant) -> float:
             trainer.run(settling)
@@ -71,10 +71,10 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def fair_share(count: int) -> float:
-    """Share of the machine that as many threads as it has cores get beside `count` busy ones.
+    """Return the share of the machine that one thread per core gets, next to `count` busy processes.
 
-    They never wait for each other, and are of one session, as a trainer's are: the kernel may share the cores
-    among sessions.
+    The threads never wait for each other. Like a trainer's threads they belong to one session, because the
+    kernel may divide the cores among sessions.
     """
     command = [sys.executable, "-c", SPIN, str(MACHINE_THREADS), str(SECONDS)]
     with busy(count):
@@ -84,7 +84,7 @@ def fair_share(count: int) -> float:
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
-    """So many processes that compute without a pause, each in a session of its own, as another user's are."""
+    """Run `count` busy processes, each in its own session, like processes of other users."""
     command = [sys.executable, "-c", "while True: pass"]
     others = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
     try:

@@ -1,9 +1,9 @@
-"""Does bf16 learn what fp32 learns?  python -m benchmarks.precision CONFIG [key=value ...] [--steps 300]
+"""Compare training in bf16 and fp32.  python -m benchmarks.precision CONFIG [key=value ...] [--steps 300]
 
-Trains the config's model in both precisions on the same batches, in this process without Ray, then prints
-the errors of both on the config's validation and test trials, and how near the embeddings of whole
-recordings are when one set of weights is read in both precisions (cosine). Takes as long as two short
-trainings; `--seeds` repeats it, which shows how far apart two runs of one precision are.
+Trains the config's model in both precisions on the same batches, in this process without Ray. Then prints the
+errors of both models on the config's validation and test trials and, for each model, the cosine between
+embeddings of entire recordings in both precisions. This takes as long as two short trainings. `--seeds`
+repeats everything, which shows the variation between runs of one precision.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class PlainCorpus:
-    """Embeds all training utterances in this process; see `models.base.Corpus`."""
+    """Embed all training utterances in this process; see `models.base.Corpus`."""
 
     def __init__(self, manifest: Manifest, config: Config) -> None:
         self.manifest, self.config = manifest, config
         self.size = CorpusSize(len(manifest), manifest.num_speakers * config.data.classes_per_speaker)
 
     def embed(self, model: Model, *, seconds: float = 4.0, clean: bool = True) -> Tensor:
-        """Embeddings of one crop of each utterance, (N, D)."""
+        """Return embeddings of one crop of each utterance, (N, D)."""
         data, evaluation = self.config.data, self.config.evaluation
         if clean:
             data = dataclasses.replace(data, speeds=(1.0,), speeds_are_classes=False)
@@ -52,7 +52,7 @@ class PlainCorpus:
 def train_both(
     variants: dict[str, Config], steps: int | None
 ) -> tuple[dict[str, TrainingState], list[TrialSet]]:
-    """Models of both precisions after the same batches, by precision, and the trials to measure them on."""
+    """Train both precisions on the same batches; return their states by precision, and the trials."""
     config = variants["fp32"]
     manifest, validation, tests = open_trial_sets(config)
     plan = Plan(len(manifest), config.train.batch_size, config.seed)
@@ -76,7 +76,7 @@ def train_both(
 
 
 def cosines(state: TrainingState, trials: TrialSet, config: Config) -> np.ndarray:
-    """Cosine between fp32's and bf16's embedding of each recording, by the same weights."""
+    """Return the cosine between the fp32 and bf16 embedding of each recording, with the same weights."""
     rows = []
     for precision in PRECISIONS:
         embedder = Embedder(state.model, DEVICE, precision, config.evaluation.batch_seconds)
@@ -89,13 +89,13 @@ def main() -> None:
     parser = parser_of("precision", __doc__)
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--steps", type=int, help="stop after so many; default: the config's epochs")
-    parser.add_argument("--seeds", type=int, nargs="+", help="default: the config's")
+    parser.add_argument("--steps", type=int, help="steps of each training; default: the config's epochs")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: the config's seed")
     given = parser.parse_intermixed_args()
     base = load_config(given.config, given.overrides)
     print("  seed trials               precision    EER %  minDCF  cosine: least    median")
     for seed in given.seeds or [base.seed]:
-        same = [*given.overrides, f"seed={seed}", "train.compile=false"]  # compiling is not the question
+        same = [*given.overrides, f"seed={seed}", "train.compile=false"]  # only precisions are compared
         variants = {
             name: load_config(given.config, [*same, f"train.precision={name}"]) for name in PRECISIONS
         }

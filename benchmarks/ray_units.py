@@ -1,4 +1,4 @@
-"""What Ray Data costs: one iterator's bytes, its time per task, batch and pair."""
+"""Measure the cost of Ray Data: bytes of one iterator, and its time per block, batch and pair."""
 
 import contextlib
 import threading
@@ -20,7 +20,7 @@ from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
 
 UTTERANCES = 256
-TINY_SECONDS = 0.1  # of a crop that costs nothing, where Ray's own cost is wanted
+TINY_SECONDS = 0.1  # crop that costs almost nothing, to isolate Ray's own cost
 STORE_BYTES = 256 * 2**20
 
 
@@ -37,7 +37,7 @@ def maker_of(root: Path, manifest: Manifest, crop_seconds: float, augmentation: 
 
 
 def through_ray(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
-    """One iterator: its bytes, its time per block, batch and pair, and how far it runs ahead."""
+    """Measure one iterator: its bytes, its time per block, batch and pair, and its blocks per second."""
     import ray
     from ray.data.block import BlockAccessor
 
@@ -51,7 +51,7 @@ def through_ray(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
         reference = ray.put(BlockAccessor.batch_to_block(block))
         stored = ray.experimental.get_object_locations([reference])[reference]["object_size"]
         del reference
-        # Solved for the costs of a block, a batch and a pair: all three differ between the runs.
+        # A linear system for the costs of a block, a batch and a pair, whose numbers differ between the runs.
         blocks, deep = (24, 4) if is_quick else (300, 8)
         runs = [
             _feed(manifest, tiny, size=4, blocks=blocks, batches_per_block=1),
@@ -85,7 +85,7 @@ def _ray(root: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # A thread of a closed iterator that still asks Ray for something would end this process.
+        # A thread of a closed iterator that calls Ray after the shutdown would end this process.
         deadline = time.monotonic() + 8
         for thread in set(threading.enumerate()) - before:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -95,9 +95,9 @@ def _ray(root: Path) -> Iterator[None]:
 def _feed(
     manifest: Manifest, maker: ViewMaker, *, size: int, blocks: int, batches_per_block: int
 ) -> tuple[int, int, int, float, float]:
-    """Blocks, batches, pairs, CPU seconds of this process, seconds by the clock; after some to warm up.
+    """Return blocks, batches, pairs, CPU seconds of this process and wall seconds, after a warm-up.
 
-    All batches are Ray Data's: this process makes none while Ray's tasks start, as it does in training.
+    All batches come from Ray Data. Unlike in training, this process makes none while Ray's tasks start.
     """
     import ray
 

@@ -1,4 +1,4 @@
-"""One line of the table: ours beside a reference, measured in turns, and what the ratio has to reach."""
+"""Define a row of the result table: our speed, that of a reference, their ratio and its target."""
 
 import statistics
 import time
@@ -8,40 +8,40 @@ from pathlib import Path
 
 from sslsv.runs.environment import computes_bf16
 
-PRECISION = "bf16" if computes_bf16() else "fp32"  # the fastest of this CPU
+PRECISION = "bf16" if computes_bf16() else "fp32"  # the fastest precision of this CPU
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all groups of rows are given."""
+    """Hold the settings of all groups of rows."""
 
-    corpus: Path | None  # in VoxCeleb's layout, for the run from end to end; None: a synthetic one
-    is_quick: bool  # tiny sizes: shows that it works, measures nothing
+    corpus: Path | None  # in VoxCeleb's layout, for the group end-to-end; None: synthetic
+    is_quick: bool  # tiny sizes, which only test the code
 
     @property
     def pairs(self) -> int:
-        """Turns of ours and of the reference."""
+        """Return the number of (ours, reference) pairs to measure."""
         return 2 if self.is_quick else 5
 
 
 @dataclass
 class Row:
-    """Ratios of pairs (ours, reference) that took turns; above 1 ours is faster."""
+    """Hold ratios of alternating runs (ours, reference); above 1 ours is faster."""
 
     name: str
-    reference: str  # what it is measured against
+    reference: str  # what ours is compared with
     ours: float  # median
-    theirs: float  # median; of a row without reference 0
+    theirs: float  # median; 0 without a reference
     unit: str
     ratios: list[float] = field(default_factory=list)
-    target: float | None = None  # the ratio must reach it
-    most: float | None = None  # ours must not exceed it
-    limit: str = ""  # what no code on this machine could go beyond, as measured in this run
-    skipped: str = ""  # why there is nothing
+    target: float | None = None  # minimum of the ratio
+    most: float | None = None  # maximum of ours
+    limit: str = ""  # upper limit of any code on this machine, measured in this run
+    skipped: str = ""  # reason why the row was not measured
 
     @property
     def ratio(self) -> float | None:
-        """Median of the pairs."""
+        """Return the median ratio of the pairs."""
         return statistics.median(self.ratios) if self.ratios else None
 
     @property
@@ -53,7 +53,7 @@ class Row:
         return enough and (self.most is None or self.ours <= self.most)
 
     def cells(self) -> list[str]:
-        """The row as text."""
+        """Return the row as text, a string per column."""
         if self.skipped:
             return [self.name, "", self.reference, "", "", "", f"skipped: {self.skipped}"]
         spread = f" ({min(self.ratios):.2f} to {max(self.ratios):.2f})" if self.ratios else ""
@@ -79,7 +79,7 @@ def in_turns(
     pairs: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[tuple[float, float]]:
-    """Seconds of (ours, reference) for each pair, taken one after the other, after one of each to warm up."""
+    """Return the seconds of each pair (ours, reference), run alternately after one warm-up of each."""
 
     def seconds(way: Callable[[], object]) -> float:
         started = clock()
@@ -101,7 +101,7 @@ def speed_row(
     target: float | None = None,
     limit: str = "",
 ) -> Row:
-    """A row of speeds, `amount` of something in each time; the reference may have done another amount."""
+    """Return a row of speeds: `amount` per measured time; the reference may process another amount."""
     theirs = reference_amount or amount
     speeds = [(amount / a, theirs / b) for a, b in times]
     return Row(
@@ -119,7 +119,7 @@ def speed_row(
 def time_row(
     name: str, reference: str, times: Sequence[tuple[float, float]], *, target: float | None, unit: str = "s"
 ) -> Row:
-    """A row of seconds (or milliseconds) that the same work took; the ratio says how much shorter ours is."""
+    """Return a row of times of the same work; the ratio is the reference's time divided by ours."""
     scale = {"s": 1.0, "ms": 1000.0}[unit]
     ours, theirs = (scale * statistics.median(column) for column in zip(*times, strict=True))
     return Row(name, reference, ours, theirs, unit, [b / a for a, b in times], target)

@@ -27,7 +27,7 @@ def main() -> int:
     if given.quick:
         print("quick: the numbers mean nothing\n")
     environment = ", ".join(f"{key} {value}" for key, value in describe_environment().items())
-    print(f"### Units\n\nOne each ({environment}; {time.perf_counter() - started:.0f} s).\n")
+    print(f"### Units\n\nCost of one unit each ({environment}; {time.perf_counter() - started:.0f} s).\n")
     print(unit_table(units, cluster))
     print(f"\n### Limits\n\n{cluster.gpus} GPUs, a global batch of {cluster.batch_size}.\n")
     print(limit_table(units, cluster, given.rates))

@@ -25,30 +25,30 @@ def unit_table(units: Units, cluster: Cluster) -> str:
     rows = [
         f"a pair | {u.views_per_pair_bytes:,} bytes | two crops of 2 s, int16",
         f"a pair in the object store | {u.store_per_pair_bytes:,.0f} bytes",
-        f"a block of {c.pairs_per_block:,.0f} pairs there | {block_mb:.1f} MB",
+        f"a block of {c.pairs_per_block:,.0f} pairs in the object store | {block_mb:.1f} MB",
         f"pairs per core-second | {u.pairs_per_core_second:,.0f} | CPU time; room and noise, from WAV",
-        f"64 pairs, first / later block | {first:.0f} / {later:.0f} ms | noises, rooms read, or kept",
-        f"a block, to the training process | {driver_ms[0]:.2f} ms | its CPU time for a task of Ray Data",
-        f"a batch, to the training process | {driver_ms[1]:.2f} ms | its CPU time, without the crops",
-        f"a pair, to the training process | {1e6 * u.driver_per_pair_seconds:.1f} µs | CPU time of the copy",
-        f"a task of Ray Data | {1000 / u.blocks_per_second:.1f} ms | by the clock, of nearly no work",
-        f"blocks through one iterator | {u.blocks_per_second:.0f} /s | the same, all on these cores",
+        f"64 pairs, first / later block | {first:.0f} / {later:.0f} ms | the first reads noises, rooms",
+        f"a block, in the training process | {driver_ms[0]:.2f} ms | CPU time for a task of Ray Data",
+        f"a batch, in the training process | {driver_ms[1]:.2f} ms | CPU time without copying crops",
+        f"a pair, in the training process | {1e6 * u.driver_per_pair_seconds:.1f} µs | CPU time to copy it",
+        f"a task of Ray Data | {1000 / u.blocks_per_second:.1f} ms | wall time, nearly no work",
+        f"blocks through one iterator | {u.blocks_per_second:.0f} /s | of such tasks, all on these cores",
         f"checkpoint, 1.4 / 7.0 M parameters | {' / '.join(sizes)} MB | weights and Adam's moments",
-        f"a GB of checkpoint, copied | {u.checkpoint_copy_seconds:.1f} s | while training waits",
-        f"a GB of checkpoint, written | {u.checkpoint_write_seconds:.1f} s | in a thread, with checksum",
-        f"gradients, 1.4 / 7.0 M parameters | {' / '.join(gradients)} MB | float32, of one all-reduce",
-        f"collectives a step | {collectives} | {u.batch_norms} batch norms, gather, DDP; both directions",
+        f"a GB of checkpoint, copied | {u.checkpoint_copy_seconds:.1f} s | training waits for it",
+        f"a GB of checkpoint, written | {u.checkpoint_write_seconds:.1f} s | in a thread, with a checksum",
+        f"gradients, 1.4 / 7.0 M parameters | {' / '.join(gradients)} MB | float32, one all-reduce",
+        f"collectives a step | {collectives} | two for each of {u.batch_norms} batch norms, gather, DDP",
         f"planning an epoch of {u.utterances:,} | {u.plan_seconds:.2f} s | on every worker",
-        f"table of {u.span_epochs} epochs | {u.span_seconds:.1f} s, {span_mb:,.0f} MB | peak, each worker",
-        f"a worker's list in the object store | {u.maker_bytes / 1e6:.0f} MB | put once",
-        f"projections gathered, a step | {gathered_mb:,.0f} MB | into each GPU",
+        f"plan of {u.span_epochs} epoch(s) | {u.span_seconds:.1f} s, {span_mb:,.0f} MB | peak, each worker",
+        f"a worker's list in the object store | {u.maker_bytes / 1e6:.0f} MB | stored once",
+        f"projections gathered in a step | {gathered_mb:,.0f} MB | into each GPU",
         f"a recording of 8 s embedded | {1000 * u.embed_seconds:.0f} ms | one core, bf16",
         f"recordings of 40 held-out speakers | {u.validation_recordings:,} | in the validation trials",
-        f"label-free report, 1024 utterances | {u.label_free_seconds:.1f} s | one core, while all wait",
-        f"encoder, a pair | {u.encoder_flops / 1e9:.1f} GFLOP | counted, forward and backward",
+        f"label-free report, 1024 utterances | {u.label_free_seconds:.1f} s | one core; all workers wait",
+        f"encoder, for a pair | {u.encoder_flops / 1e9:.1f} GFLOP | counted, forward and backward",
     ]
     for name, flops in u.loss_flops.items():
-        rows.append(f"{name}, {c.batch_size} pairs | {flops / 1e9:,.0f} GFLOP | likewise; on every GPU")
+        rows.append(f"{name}, {c.batch_size} pairs | {flops / 1e9:,.0f} GFLOP | counted; on every GPU")
     return table(["unit", "measured", "what it is"], [(line + " | ").split(" | ")[:3] for line in rows])
 
 
@@ -60,8 +60,8 @@ def limit_table(units: Units, cluster: Cluster, rates: Sequence[float]) -> str:
         name = f"{same[0].name} (of {same[0].available:,.0f} {same[0].unit})"
         rows.append([name, *(f"{d.needed:,.4g}: {d.use:.0%}" for d in same), same[0].settings])
     first = [extrapolation.first_limit(column) for column in columns]
-    rows.append(["**first**", *(f"{d.name}, {d.use:.0%}" for d in first), ""])
-    return table(["needed", *_heads(rates), "what moves it"], rows)
+    rows.append(["**first limit**", *(f"{d.name}, {d.use:.0%}" for d in first), ""])
+    return table(["needed", *_heads(rates), "what helps"], rows)
 
 
 def other_table(units: Units, cluster: Cluster, rates: Sequence[float]) -> str:
@@ -91,32 +91,32 @@ def other_table(units: Units, cluster: Cluster, rates: Sequence[float]) -> str:
             "corpus on the data machines' own disks or in their memory",
         ),
         row(
-            "a collective may take, for all to take a tenth of a step",
+            "a collective, if all together take a tenth of a step",
             lambda r: f"{1e5 / steps(r) / collectives:.0f} µs",
             "`train.batch_size` up; `train.sync_batchnorm=false` (another run)",
         ),
         row(
-            "all wait for copies of checkpoints",
+            "share of time: copies of checkpoints",
             lambda r: f"{extrapolation.checkpoint_share(u, c, r):.2%}",
             "`evaluation.every_epochs` up, then `checkpoint_every_minutes`",
         ),
         row(
-            "all wait for one worker's label-free report",
+            "share of time: label-free report of one worker",
             lambda r: f"{extrapolation.serial_validation_share(u, c, r):.0%}",
             "`evaluation.every_epochs` up; `label_free.utterances` down",
         ),
         row(
-            "recordings that a worker embeds, each validation",
+            "recordings that a worker embeds in a validation",
             lambda r: f"{recordings:.0f}",
             "`held_out_speakers`; `evaluation.every_epochs`",
         ),
-        row("tables of a GPU node's workers", lambda r: f"{tables:.1f} GB", "none; `train.batch_size` down"),
+        row("plans of a GPU node's workers", lambda r: f"{tables:.1f} GB", "none; `train.batch_size` down"),
     ]
     encoder = c.pairs_per_batch * u.encoder_flops
     for name, flops in u.loss_flops.items():
         share = f"{flops / encoder:.1%} of the encoder's FLOP"
         rows.append(row(name, lambda r, share=share: share, "`train.batch_size` and `projector_dims` down"))
-    return table(["", *_heads(rates), "what moves it"], rows)
+    return table(["", *_heads(rates), "what helps"], rows)
 
 
 def first_table(units: Units, cluster: Cluster) -> str:

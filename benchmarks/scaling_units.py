@@ -1,4 +1,4 @@
-"""What one unit of everything costs here: a pair, a block, a batch, a checkpoint, a plan, a loss."""
+"""Measure unit costs on this machine: of a pair, block, batch, checkpoint, plan and loss."""
 
 import math
 import sys
@@ -32,7 +32,7 @@ PUBLISHED = "configs/simclr.yml"
 
 
 def measure(cluster: Cluster, *, is_quick: bool) -> Units:
-    """All units; about a minute and a half, of which Ray takes half."""
+    """Return all unit costs; takes about a minute and a half, half of it for Ray."""
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +51,7 @@ def measure(cluster: Cluster, *, is_quick: bool) -> Units:
 def _seconds(
     work: Callable[[], object], repeats: int, clock: Callable[[], float] = time.process_time
 ) -> float:
-    """Median over repeats, after one to warm up."""
+    """Return the median seconds over repeats, after one warm-up."""
     work()
     times = []
     for _ in range(repeats):
@@ -62,7 +62,7 @@ def _seconds(
 
 
 def _data(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
-    """Crops of the published recipe, as in the group `data`; a process's first block beside a later one."""
+    """Measure crops of the published recipe (as in the group `data`), and first and later blocks."""
     corpus, manifest = open_corpus(root)
     count, repeats = (32, 2) if is_quick else (256, 5)
     crops = count / _seconds(batches(corpus, manifest, RECIPES[BOTH], count), repeats)
@@ -81,7 +81,7 @@ def _data(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
 
 
 def _checkpoints(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
-    """Sizes of two checkpoints, and the time of the larger one's copy and of its file."""
+    """Measure the sizes of two checkpoints, and the time to copy and to write the larger one."""
     published = load_config(PUBLISHED)
     first_sslsv = ["encoder.features.pre_emphasis=0.97", "encoder.width=32", "encoder.stem=3x3"]
     first_sslsv += ["encoder.last_stride=2", "encoder.pooling=attentive_mean", "encoder.embedding_dim=1024"]
@@ -110,7 +110,7 @@ def _checkpoints(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]
 
 
 def _lists(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
-    """The list and the plan of one of so many workers, in a process of its own: its peak is its memory."""
+    """Measure list and plan of one worker of the cluster, in its own process to get its peak memory."""
     folder = root / "list"
     folder.mkdir()
     write_list(folder, 20_000 if is_quick else 1_092_009)
@@ -120,7 +120,7 @@ def _lists(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
 
 
 def _networks(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
-    """Arithmetic of a step, counted and not run; a recording embedded, and the label-free report."""
+    """Count the operations of a step; measure embedding a recording and the label-free report."""
     config = load_config(PUBLISHED)
     model = state_after_a_step(config).model
     embedder = Embedder(model, torch.device("cpu"), "bf16", config.evaluation.batch_seconds)
@@ -153,7 +153,7 @@ def _encoder_flops(config: Config) -> int:
 
 
 def _loss_flops(loss: Callable[[Tensor, Tensor], Any], rows: int, dims: int) -> int:
-    """Counted on tensors without content."""
+    """Count the operations on tensors without data (device meta)."""
     z_a, z_b = (torch.empty(rows, dims, device="meta", requires_grad=True) for _ in range(2))
     with FlopCounterMode(display=False) as counter:
         result = loss(z_a, z_b)

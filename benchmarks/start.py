@@ -1,4 +1,4 @@
-"""How long a user waits: for help, for a refusal, for the first step of the demo."""
+"""Measure how long a user waits for --help, for a refused setting and for the first step of the demo."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ DEMO, SCHEDULE = "configs/demo.yml", "optimizer.schedule.warmup_epochs=0"
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Each the second time, when the files of Python are in the system's cache."""
+    """Yield rows measured after a first call, when Python's files are in the system's cache."""
     yield _row("help", lambda: answer("--help"), 1)
     yield _row("refusal of a setting", lambda: answer(DEMO, "train.epochs=none"), 1)
     with tempfile.TemporaryDirectory() as folder:
@@ -35,14 +35,14 @@ def _row(name: str, measure, most: float) -> Row:  # type: ignore[no-untyped-def
 
 
 def answer(*arguments: str) -> float:
-    """Seconds until `sslsv.train` has answered and ended."""
+    """Return the seconds until `sslsv.train` ends."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", "sslsv.train", *arguments], capture_output=True, check=False)
     return time.perf_counter() - started
 
 
 def first_step(folder: Path, *given: str) -> float:
-    """Seconds until the record of the first step is written; the run is then stopped."""
+    """Return the seconds until the record of the first step is written, then stop the run."""
     name = f"run{time.time_ns()}"
     command = [sys.executable, "-m", "sslsv.train", DEMO, SCHEDULE, *given, f"run.name={name}"]
     records, started = folder / "runs" / name / "metrics.jsonl", time.perf_counter()

@@ -1,9 +1,9 @@
-"""Where the time of a training step goes by kind of operation: ours and the naive one, bf16 and fp32.
+"""Show the time of a training step by kind of operation: ours in bf16 and fp32, and the naive step.
 
 python -m benchmarks.step_ops [--batch 64] [--steps 3]
 
-Says why a row of `python -m benchmarks --only training` is what it is: PyTorch's profiler counts the time of
-each operation itself, in a process of its own for each step, with a training's threads and allocator.
+Explains the rows of `python -m benchmarks --only training`. PyTorch's profiler measures the self time of each
+operation. Each step runs in its own process, with the threads and the allocator of a training.
 """
 
 import argparse
@@ -31,7 +31,7 @@ STEPS = {
     "ours, fp32": "train.precision=fp32",
     "ours, bf16": "train.precision=bf16",
 }
-# Kind: what the names of its operations contain, the first that fits.
+# Kind -> parts of the names of its operations; the first kind that matches counts.
 KINDS = {
     "convolutions": ("conv", "mkldnn_reorder"),
     "batch norms": ("batch_norm", "var_mean", "BatchNorm"),
@@ -56,9 +56,9 @@ OTHER = "all else"
 
 def main() -> int:
     parser = parser_of("step_ops", __doc__)
-    parser.add_argument("--batch", type=int, default=64, help="utterances, of two crops of 2 s each")
-    parser.add_argument("--steps", type=int, default=3, help="that are profiled")
-    parser.add_argument("--only", choices=STEPS, help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("--batch", type=int, default=64, help="utterances, with two crops of 2 s each")
+    parser.add_argument("--steps", type=int, default=3, help="number of profiled steps")
+    parser.add_argument("--only", choices=STEPS, help=argparse.SUPPRESS)  # measured in its own process
     given = parser.parse_args()
     if given.only:
         print(json.dumps(milliseconds(given.only, given.batch, given.steps)))
@@ -77,7 +77,7 @@ def main() -> int:
 
 
 def milliseconds(name: str, batch: int, steps: int) -> dict[str, float]:
-    """Milliseconds of a step by kind, each operation without those inside it."""
+    """Return the milliseconds per step of each kind, as self time of its operations."""
     with tempfile.TemporaryDirectory() as folder:
         step = _step(STEPS[name], Path(folder), batch)
         for _ in range(WARM_UP_ROUNDS):

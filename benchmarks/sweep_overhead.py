@@ -1,9 +1,9 @@
-"""What a trial costs beside its training.  python -m benchmarks.sweep_overhead SPACE [key=value ...]
+"""Measure the overhead of trials.  python -m benchmarks.sweep_overhead SPACE [key=value ...]
 
-Runs whole sweeps one after another, each under a time limit, and prints for each its time, and the part of it
-that no trial spent training or validating, for each leg (a part of a trial up to a rung) and each trial:
-without `start`, the seconds until the first trial was decided on.
-A sweep that hangs is killed, and ends the benchmark.
+Runs complete sweeps one after another, each under a time limit. Prints the time of each sweep and its
+overhead per leg (a part of a trial up to a rung) and per trial. Overhead is the time that no trial spent on
+training or validation. It excludes `start`, the seconds until the first decision about a trial. A sweep that
+exceeds the limit is killed and ends the benchmark.
 """
 
 import sys
@@ -17,7 +17,7 @@ from benchmarks.sweep_restarts import Sweep, read_lines
 
 
 def trained_seconds(folder: Path) -> float:
-    """Time that the trials of a sweep counted themselves, to the last validation of each."""
+    """Return the sum of the seconds that trials record, each up to its last validation."""
     found = 0.0
     for records in folder.glob("trials/*/metrics.jsonl"):
         found += max((record.get("seconds", 0.0) for record in read_lines(records)), default=0.0)
@@ -29,8 +29,8 @@ def main() -> int:
     parser.add_argument("space")
     parser.add_argument("overrides", nargs="*", help="settings of all trials")
     parser.add_argument("--repeats", type=int, default=10, help="sweeps in a row (%(default)s)")
-    parser.add_argument("--trials", type=int, default=8, help="of each (%(default)s)")
-    parser.add_argument("--concurrent", type=int, default=2, help="at once (%(default)s)")
+    parser.add_argument("--trials", type=int, default=8, help="trials per sweep (%(default)s)")
+    parser.add_argument("--concurrent", type=int, default=2, help="trials at once (%(default)s)")
     parser.add_argument("--limit", type=float, default=1200.0, help="seconds a sweep may take (%(default)s)")
     given = parser.parse_args()
     sizes = ["--trials", str(given.trials), "--concurrent", str(given.concurrent)]
@@ -39,13 +39,13 @@ def main() -> int:
         for number in range(1, given.repeats + 1):
             start = time.monotonic()
             sweep = Sweep(Path(storage), f"sweep_{number}", [given.space, *given.overrides, *sizes])
-            timer = threading.Timer(given.limit, sweep.kill)  # the wait below then ends this program
+            timer = threading.Timer(given.limit, sweep.kill)  # `sweep.wait` then ends this program
             timer.start()
             beginning = sweep.wait()
             timer.cancel()
             seconds = time.monotonic() - start
             trials, legs = len(sweep.outcomes()), len(read_lines(sweep.folder / "outcomes.jsonl"))
-            # With so many at once, each second of the sweep is as many seconds of trials.
+            # With n trials at once, each second of the sweep holds n seconds of trials.
             trained = trained_seconds(sweep.folder) / given.concurrent
             beside = seconds - beginning - trained
             print(

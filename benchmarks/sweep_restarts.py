@@ -1,10 +1,10 @@
-"""Does a sweep that is killed decide as one that is not?  python -m benchmarks.sweep_restarts SPACE
+"""Compare a killed and resumed sweep with an undisturbed one.  python -m benchmarks.sweep_restarts SPACE
 
 Runs the sweep undisturbed, then again while it and all its processes are killed (SIGKILL) at random moments
-and resumed.  Prints the seed of the moments, each moment, and what became of every trial in both: the epoch
-at which it was stopped, and its metric there.  Exit code 1 where they differ.
+and resumed. Prints the seed of the moments, each moment, and the result of every trial in both sweeps: the
+epoch at which it was stopped, and its metric there. Exit code 1 if the results differ.
 
-An asynchronous scheduler depends on the order in which trials arrive: give it `--concurrent 1`.
+An asynchronous scheduler depends on the order in which trials arrive, so use `--concurrent 1` with it.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from benchmarks.command import parser_of
 
 
 class Sweep:
-    """`python -m sslsv.tune` in a process of its own; all its processes carry a mark in their environment."""
+    """Run `python -m sslsv.tune` as a subprocess; a mark in the environment identifies all its processes."""
 
     def __init__(self, storage: Path, name: str, arguments: list[str]) -> None:
         self.folder = storage / name
@@ -41,7 +41,7 @@ class Sweep:
     def wait(self) -> float:
         """Wait until the sweep ends; return the seconds until its first decision was written.
 
-        Raises SystemExit where it fails.  Interrupted, it leaves no process behind.
+        Raises SystemExit if the sweep fails. An interruption kills all processes of the sweep.
         """
         start, beginning = time.monotonic(), 0.0
         try:
@@ -57,7 +57,7 @@ class Sweep:
         return beginning
 
     def kill(self) -> None:
-        """SIGKILL to the driver and every process of its Ray."""
+        """Send SIGKILL to the driver and every process of its Ray."""
         for pid in [self.process.pid, *self._pids()]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -73,7 +73,7 @@ class Sweep:
         return found
 
     def outcomes(self) -> dict[int, tuple[int, str, Any]]:
-        """Trial -> the epoch it ended at, how, and its metric there."""
+        """Return for each trial the epoch at which it ended, its state and its metric there."""
         ends: dict[int, tuple[int, str, Any]] = {}
         for line in read_lines(self.folder / "outcomes.jsonl"):
             if line["index"] not in ends or line["epoch"] > ends[line["index"]][0]:
@@ -86,7 +86,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def run_killed(storage: Path, arguments: list[str], moments: list[float]) -> Sweep:
-    """The sweep, killed so many seconds after each (re)start; raises SystemExit where it ends earlier."""
+    """Kill the sweep `moments` seconds after its (re)starts; SystemExit if it ends before a kill."""
     for number, moment in enumerate(moments):
         sweep = Sweep(storage, "killed", [*arguments, *(["--resume"] if number else [])])
         deadline = time.monotonic() + moment
@@ -107,9 +107,10 @@ def run_killed(storage: Path, arguments: list[str], moments: list[float]) -> Swe
 
 
 def draw_moments(seed: int, kills: int, beginning: float, seconds: float) -> list[float]:
-    """Seconds after each (re)start: within the legs, and all together before the end of an undisturbed sweep.
+    """Draw `kills` moments, in seconds after each (re)start, so that they fall within the legs.
 
-    `beginning` is the time until the first leg begins, `seconds` that of the whole sweep.
+    After each start, `beginning` seconds pass before the first leg. The times after it add up to less than
+    those of an undisturbed sweep of `seconds`, so the sweep does not end before the last kill.
     """
     draw = random.Random(seed)
     return [beginning + draw.uniform(0.1, 0.9) * (seconds - beginning) / kills for _ in range(kills)]
@@ -119,9 +120,9 @@ def main() -> int:
     parser = parser_of("sweep_restarts", __doc__)
     parser.add_argument("space")
     parser.add_argument("overrides", nargs="*", help="settings of all trials")
-    parser.add_argument("--kills", type=int, default=3, help="how many (%(default)s)")
-    parser.add_argument("--seed", type=int, default=None, help="of the moments; else drawn and printed")
-    parser.add_argument("--trials", type=int, help="how many settings to try")
+    parser.add_argument("--kills", type=int, default=3, help="number of kills (%(default)s)")
+    parser.add_argument("--seed", type=int, default=None, help="of the moments; default: a random one")
+    parser.add_argument("--trials", type=int, help="number of trials")
     parser.add_argument("--concurrent", type=int, help="trials at once")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(2**32)

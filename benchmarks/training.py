@@ -1,4 +1,4 @@
-"""The training step on batches that are ready, and beside busy data processes."""
+"""Measure the training step on prepared batches, and next to busy data processes."""
 
 import tempfile
 import threading
@@ -13,11 +13,11 @@ from benchmarks.corpus import LIST, write_corpus
 from benchmarks.row import Row, Settings, speed_row
 
 CONFIG = "configs/simclr.yml"
-OPERATIONS_PER_CROP = 2.679e9  # of two seconds through its encoder, forward and backward
+OPERATIONS_PER_CROP = 2.679e9  # for a crop of 2 s through its encoder, forward and backward
 
 
 def overrides(root: Path, batch_size: int, *more: str) -> list[str]:
-    """The published recipe on a synthetic corpus, of a length that is never reached."""
+    """Return overrides: the published recipe on a synthetic corpus, so long that a run never ends."""
     return [
         f"data.root={root}",
         f"data.train_lists=[{LIST}]",
@@ -33,7 +33,7 @@ def overrides(root: Path, batch_size: int, *more: str) -> list[str]:
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Precisions against the naive step, then the step beside busy data processes against the step alone."""
+    """Compare precisions with the naive step, and a step next to busy data processes with a step alone."""
     size, pairs = (4, 2) if settings.is_quick else (64, 5)
     crops = 2 * size
     with tempfile.TemporaryDirectory() as folder:
@@ -66,13 +66,13 @@ def step_row(
     target: float,
     limit: str = "",
 ) -> Row:
-    """Crops per second of two steps each, in turns."""
+    """Return a row of crops per second, measured alternately over two steps."""
     times = [(ours.run(2), theirs.run(2)) for _ in range(pairs)]
     return speed_row(name, reference, times, 2 * crops, "crops/s", target=target, limit=limit)
 
 
 def beside_row(trainer: Contestant, data: Contestant, pairs: int, crops: int) -> Row:
-    """Steps beside two data processes that never rest (training asks less of them), and steps alone."""
+    """Compare steps next to two always busy data processes (busier than in training) with steps alone."""
     times = []
     for _ in range(pairs):
         is_over = threading.Event()
@@ -93,7 +93,7 @@ def beside_row(trainer: Contestant, data: Contestant, pairs: int, crops: int) ->
 
 
 def matrix_peak(size: int, device: torch.device) -> float:
-    """Operations per second of products of square bf16 matrices, on all cores or on the GPU."""
+    """Return the operations per second of square bf16 matrix products, on all cores or on the GPU."""
     square = torch.randn(size, size, dtype=torch.bfloat16, device=device)
 
     def multiply(rounds: int) -> float:

@@ -1,11 +1,11 @@
-"""Does the number of processes change what is learnt?  python -m benchmarks.world_size
+"""Check that the number of processes does not change a training.  python -m benchmarks.world_size
 
-Trains every method of `sslsv/models/`, and variants of many, for five steps in float64 with 1, 2 and 4
-processes (gloo, DDP, synchronised batch norm) on slices of one global batch, and in one process without any
-of that on the whole batch. Prints how far apart they are: mean loss over ranks and DDP's averaged gradient,
-the worst of all steps, and at the end the state: weights, running statistics, queues, teachers, memories.
-Small networks on noise: about exactness, not speed. With --float32 the encoder is another and activations are
-smooth: a ReLU whose input changes sign turns a rounding error of 1e-7 into one of 1e-3 in the gradient.
+Trains every method of `sslsv/models/`, and variants of many, for five steps in float64: with 1, 2 and 4
+processes (gloo, DDP, synchronised batch norm) on slices of one global batch, and in one plain process on the
+entire batch. Prints the largest relative errors of the mean loss over ranks, of DDP's averaged gradient, and
+of the final state (weights, running statistics, queues, teachers, memories). Small networks on noise suffice
+for this. --float32 uses another encoder and smooth activations: a ReLU whose input changes sign would turn a
+rounding error of 1e-7 into one of 1e-3 in the gradient.
 """
 
 import dataclasses
@@ -33,11 +33,11 @@ from sslsv.training.state import average_gradients
 
 GLOBAL_BATCH, CROP_SECONDS, STEPS, STEPS_PER_EPOCH = 16, 0.3, 5, 2
 SIZE = CorpusSize(num_utterances=40, num_speakers=5)
-# Without synchronised batch norm the answer must depend on the number of processes: shows that the check can
-# fail.
+# Without synchronised batch norm the result must depend on the number of processes. This case shows that the
+# check can fail.
 CONTROL = "vicreg, batch norm per process"
-RECOMPUTED = "vicreg, recomputed activations"  # its batch norms meet the other processes twice
-# Other settings of a method, beyond its own defaults.
+RECOMPUTED = "vicreg, recomputed activations"  # its batch norms communicate twice per step
+# Settings of variants that differ from the method's defaults.
 WITH_SSPS = {"positives": {"name": "ssps", "start_epoch": 1, "num_clusters": 6, "queue_length": 24}}
 VARIANTS: dict[str, dict[str, Any]] = {
     "simclr, many views": {"form": "multi_view", "margin": {"name": "magface", "norm_range": None}},
@@ -62,7 +62,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 CASES = (*registry.names("models"), *VARIANTS, RECOMPUTED, CONTROL)
-# These take too long for each run of the tests.
+# Cases that would take too long in the test suite.
 RISING = {"name": "linear", "rise_epochs": [0.0, 2.0]}
 MARGINS: dict[str, dict[str, Any]] = {
     "am": {"value": 0.2},
@@ -102,11 +102,11 @@ ALL_CASES = (*CASES, *FURTHER)
 
 
 def small_settings(case: str) -> Any:
-    """Return the settings of a method, or of a variant of it, at a size that a test can afford.
+    """Return small settings of a method or of one of its variants, fast enough for a test.
 
-    Layers get (24, 24, 16) units, counts above 32 become 8, crops 0.3 s (long ones 0.4 s); what begins or
-    ends with a later epoch does so with epoch 1. A last layer that is narrow by default stays so, and groups
-    of the batch become all of it.
+    Layers get (24, 24, 16) units, counts above 32 become 8, crops 0.3 s (those above 2 s: 0.4 s). Settings in
+    epochs become at most 1. A last layer that is narrow by default gets fewer units, and `group_size` becomes
+    the global batch.
     """
     config = build(registry.find("models", case.split(",")[0]).Config, (VARIANTS | FURTHER).get(case, {}))
     changes: dict[str, Any] = {}
@@ -126,7 +126,7 @@ def small_settings(case: str) -> Any:
 
 
 def build_model(case: str, dtype: torch.dtype = torch.float64) -> Model:
-    """Build a small model, with the same weights in every process; in float32 with smooth activations."""
+    """Build a small model with the same weights in every process; in float32 with smooth activations."""
     torch.manual_seed(1)
     encoder: Encoder
     if dtype == torch.float64:
@@ -144,7 +144,7 @@ def build_model(case: str, dtype: torch.dtype = torch.float64) -> Model:
 
 
 class NoiseCorpus:
-    """Stand in for the training corpus: one fixed crop of noise for each utterance."""
+    """Stand in for the training corpus with one fixed noise crop per utterance."""
 
     size = SIZE
 
@@ -161,7 +161,7 @@ class NoiseCorpus:
 def noise_batch(
     model: Model, generator: torch.Generator, rows: int = GLOBAL_BATCH, size: CorpusSize = SIZE
 ) -> dict[str, Tensor]:
-    """Make a global batch whose views of a sample share a noise and have a fainter one each."""
+    """Make a global batch of noise; views of a sample share a noise and add a weaker one of their own."""
     longest = max(int(group.seconds * 16000) for group in model.views)
     shared = torch.randn(rows, 1, longest, generator=generator)
     batch: dict[str, Tensor] = {}
@@ -177,15 +177,15 @@ def noise_batch(
 
 
 def train_steps(case: str, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
-    """Return losses and averaged gradients of all steps, and the last state; a rank trains on its slice."""
+    """Train on this rank's slices; return losses and averaged gradients of all steps, and the final state."""
     model = build_model(case, dtype)
     network: nn.Module = model
     if distributed.is_distributed():
         if case != CONTROL:
             synchronize_batchnorm(model)
         network = average_gradients(model, torch.device("cpu"))
-    # Gradients of such new networks have norms up to 1000: with larger steps each would blow up the rounding
-    # errors of the one before tenfold.
+    # Gradients of untrained networks have norms up to 1000. With larger steps, each step would multiply the
+    # rounding errors of the previous one by ten.
     optimizer = build_optimizer(model.parameter_groups(), OptimizerConfig(name="sgd", learning_rate=1e-5))
     generator = torch.Generator().manual_seed(2)
     rows = GLOBAL_BATCH // distributed.world_size()
@@ -212,10 +212,10 @@ def train_steps(case: str, dtype: torch.dtype = torch.float64) -> dict[str, Any]
 
 
 def relative_error(values: dict[str, Any], expected: dict[str, Any], floor: float = 1e-8) -> float:
-    """Largest, over tensors, of |value - expected| / |expected|, Euclidean norms.
+    """Return the largest |value - expected| / |expected| over tensors, with Euclidean norms.
 
-    A tensor that is 0 but for rounding (the gradient of a bias that a batch norm removes) is compared with
-    `floor` times the norm of all tensors together.
+    The denominator is at least `floor` times the norm of all tensors together. This is for tensors that are 0
+    except for rounding, such as the gradient of a bias before a batch norm.
     """
     if values.keys() != expected.keys():
         raise ValueError(f"Different tensors: {sorted(values.keys() ^ expected.keys())}.")
@@ -246,12 +246,12 @@ def _expected(case: str, dtype: torch.dtype) -> dict[str, Any]:
 def measure(
     world_size: int, cases: tuple[str, ...] = CASES, dtype: torch.dtype = torch.float64
 ) -> dict[str, dict[str, float]]:
-    """Relative errors of loss, gradient and state, by case, of `world_size` new processes against none."""
+    """Return the relative errors of loss, gradient and state by case: `world_size` processes against one."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_process, (world_size, folder, cases, dtype), nprocs=world_size)
         results = torch.load(Path(folder) / "results.pt", weights_only=True)
     errors = {}
-    floor = 1e-8 if dtype == torch.float64 else 1e-2  # float32 rounds at 1e-7 of what nearly cancels out
+    floor = 1e-8 if dtype == torch.float64 else 1e-2  # float32 rounds to 1e-7 of terms that nearly cancel
     for case in cases:
         expected = _expected(case, dtype)
         errors[case] = {

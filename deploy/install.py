@@ -1,7 +1,7 @@
-"""Install with pip and say how far it is: `python deploy/install.py -r requirements.txt` (pip's arguments).
+"""Run pip install with progress output: `python deploy/install.py -r requirements.txt` (pip's arguments).
 
-A terminal gets one line that changes; a file or pipe one for each large download, and one every half minute.
-Exit code: pip's.
+In a terminal, one line is updated in place. A file or pipe gets a line for each large download, and a line
+every half minute while pip unpacks. The exit code is pip's.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from pathlib import Path
 
 START = time.monotonic()
 LARGE_BYTES = 20e6
-PAUSE_SECONDS = 1.0 if sys.stdout.isatty() else 30.0  # between two lines while pip unpacks
+PAUSE_SECONDS = 1.0 if sys.stdout.isatty() else 30.0  # between two progress lines while pip unpacks
 
 
 def main() -> int:
-    """Run pip and show what it does; its errors and warnings pass through."""
+    """Run pip and print its progress; pip's errors and warnings go to stderr unchanged."""
     pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "raw"]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}  # a page of setuptools' on editable packages
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}  # setuptools' warnings fill a page
     process = subprocess.Popen([*pip, *sys.argv[1:]], stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     name, count = "", 0
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def watch_unpacking(process: "subprocess.Popen[str]", total: int) -> None:
-    """Say how many packages are there until pip has ended; it does not say so itself."""
+    """Print the number of unpacked packages until pip ends, because pip itself does not."""
     folder = Path(sysconfig.get_path("purelib"))
     before = len([*folder.glob("*.dist-info")])
     while process.poll() is None:
@@ -50,7 +50,7 @@ def watch_unpacking(process: "subprocess.Popen[str]", total: int) -> None:
 
 
 def say(text: str, is_last: bool = False) -> None:
-    """Print a line with the seconds so far, in a terminal in the place of the last one."""
+    """Print a line with the elapsed seconds; in a terminal it replaces the previous line."""
     lead, end = ("\r\x1b[K", "\n" if is_last else "") if sys.stdout.isatty() else ("", "\n")
     print(f"{lead}{time.monotonic() - START:4.0f} s  {text}", end=end, flush=True)
 
@@ -58,5 +58,5 @@ def say(text: str, is_last: bool = False) -> None:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except KeyboardInterrupt:  # pip has it too, and ends
+    except KeyboardInterrupt:  # pip gets the same signal and ends
         sys.exit("stopped; the same command goes on")

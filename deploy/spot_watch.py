@@ -1,9 +1,9 @@
-"""Tell Ray that this spot machine will be taken away: `python deploy/spot_watch.py HEAD:PORT`.
+"""Tell Ray that Amazon will reclaim this spot instance: `python deploy/spot_watch.py HEAD:PORT`.
 
-Nothing that Ray ships asks Amazon for its notice, two minutes ahead.  This does, every 5 seconds, from the
-instance metadata service (IMDSv2: `spot/instance-action`), and then runs `ray drain-node` once: trainings
-write a checkpoint and start again elsewhere.  It ends at once, without a word, on a machine that is no spot
-instance.
+Amazon announces it two minutes ahead, but Ray does not check for the notice. This script asks the instance
+metadata service every 5 seconds (IMDSv2: `spot/instance-action`). After a notice it runs `ray drain-node`
+once: trainings write a checkpoint and restart on other machines. On a machine that is not a spot instance
+the script exits at once, without output.
 """
 
 import datetime
@@ -18,12 +18,12 @@ from pathlib import Path
 METADATA = "http://169.254.169.254"
 PAUSE_SECONDS = 5.0  # as Amazon advises
 ANSWER_SECONDS = 2.0
-NOTICE_SECONDS = 110  # the most that Ray is told; a notice comes 120 s ahead
-MARGIN_SECONDS = 10  # kept for Ray itself to end
+NOTICE_SECONDS = 110  # longest deadline passed to Ray; the notice comes 120 s ahead
+MARGIN_SECONDS = 10  # reserved for Ray's own shutdown
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line entry: the address of Ray's head, then the metadata service's, if it is another one."""
+    """Run the watcher; arguments: address of Ray's head, and optionally URL of the metadata service."""
     address, *others = sys.argv[1:] if arguments is None else arguments
     metadata = others[0] if others else METADATA
     if not is_spot(metadata):
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def is_spot(metadata: str) -> bool:
-    """Tell whether this is a spot instance, which alone has notices; not so where nothing answers."""
+    """Return whether this is a spot instance; False too if the metadata service does not answer."""
     try:
         return read(metadata, "instance-life-cycle") == "spot"
     except OSError:
@@ -44,13 +44,13 @@ def is_spot(metadata: str) -> bool:
 
 
 def seconds_left(metadata: str) -> int | None:
-    """Return the seconds until this machine goes, as Ray is told; None: no notice, or no answer now."""
+    """Return the deadline for Ray in seconds; None if there is no notice or no answer."""
     try:
         notice = json.loads(read(metadata, "spot/instance-action"))
         at = datetime.datetime.strptime(notice["time"], "%Y-%m-%dT%H:%M:%SZ")
-    except OSError:  # 404 where there is no notice
+    except OSError:  # 404 without a notice
         return None
-    except (ValueError, KeyError):  # a notice all the same
+    except (ValueError, KeyError):  # a notice whose time cannot be read
         return NOTICE_SECONDS
     left = (
         at.replace(tzinfo=datetime.timezone.utc) - datetime.datetime.now(datetime.timezone.utc)
@@ -59,7 +59,7 @@ def seconds_left(metadata: str) -> int | None:
 
 
 def read(metadata: str, name: str) -> str:
-    """Return one entry of the metadata; raises OSError, among them HTTPError where there is none."""
+    """Return one entry of the metadata. Raises OSError; a missing entry raises its subclass HTTPError."""
     lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
     token = _ask(urllib.request.Request(f"{metadata}/latest/api/token", method="PUT", headers=lifetime))
     header = {"X-aws-ec2-metadata-token": token}
@@ -67,16 +67,16 @@ def read(metadata: str, name: str) -> str:
 
 
 def _ask(request: urllib.request.Request) -> str:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this machine
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the service is on this machine
     with opener.open(request, timeout=ANSWER_SECONDS) as answer:
         return str(answer.read().decode().strip())
 
 
 def drain(address: str, seconds: int) -> int:
-    """Have Ray leave this machine and return the exit code of `ray drain-node`."""
+    """Ask Ray to leave this machine and return the exit code of `ray drain-node`."""
     command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", address]
     command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot instance-action"]
-    # Without --node-id it means the machine that it runs on.
+    # Without --node-id, `ray drain-node` drains the machine that it runs on.
     return subprocess.run([*command, "--deadline-remaining-seconds", str(seconds)]).returncode
 
 

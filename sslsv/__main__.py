@@ -1,7 +1,7 @@
-"""Run a command: `sslsv COMMAND ...`, or `python -m sslsv COMMAND ...`; without one, list them all.
+"""Run a command with `sslsv COMMAND ...` or `python -m sslsv COMMAND ...`; list all commands with `sslsv`.
 
-A command is a file of this folder that also runs by itself: `sslsv train` is `python -m sslsv.train`.
-Exit codes of all: 0 done, 1 failed on the way, 2 the request can't be met, 130 interrupted.
+Each command is a file in this folder: `sslsv train` is the same as `python -m sslsv.train`.
+Exit codes: 0 done, 1 failed after the start, 2 the request can't be met, 130 interrupted.
 """
 
 import ast
@@ -39,7 +39,7 @@ def module_of(command: str) -> ModuleType:
 
 
 def commands() -> dict[str, str]:
-    """Return each command and what it does, by the first line of its file, without importing it."""
+    """Return command -> purpose, taken from the first line of each command's file, without importing it."""
     folder, found = Path(__file__).parent, {}
     for file in sorted([*folder.glob("[!_]*.py"), *folder.glob("*/__main__.py")]):
         text = file.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Build the model of some settings, for training and evaluation alike."""
+"""Build the encoder or the model that the settings describe, for training and evaluation."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from sslsv.models.base import CorpusSize, Model
 
 
 def build_encoder(config: Config) -> Any:
-    """Return the encoder that the settings describe, with weights drawn by the seed, on the CPU."""
+    """Return the encoder that the settings describe, with weights drawn from the seed, on the CPU."""
     torch.manual_seed(config.seed)
     return registry.find("encoders", config.encoder.name)(config.encoder)
 
@@ -18,7 +18,7 @@ def build_encoder(config: Config) -> Any:
 def build_model(config: Config, size: CorpusSize) -> Model:
     """Return the model that the settings describe, with freshly drawn weights, on the CPU.
 
-    `size` is that of the training corpus: classifiers and memories have a row for each speaker or utterance.
+    `size` is the size of the training corpus. Classifiers have a row per speaker, memory banks per utterance.
     """
     encoder = build_encoder(config)
     encoder.recomputes_activations = config.train.recompute

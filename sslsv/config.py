@@ -23,12 +23,12 @@ from sslsv.settings import (
     section,
 )
 
-# Values that may choose a checkpoint. Alignment may not: it is best when all embeddings are alike.
+# Metrics that can select the best checkpoint. Alignment can't: it is best when all embeddings are equal.
 LowerIsBetter = Literal["eer", "min_dcf", "label_free/pseudo_eer"]
 HigherIsBetter = Literal["label_free/lidar", "label_free/rankme"]
 Criterion = Literal[LowerIsBetter, HigherIsBetter]
 CRITERIA = get_args(Criterion)
-# Settings that a run may go on with changed: they decide where and how it is computed or given up, not what.
+# Settings that may change when a run resumes: they affect where and how it runs, not what is computed.
 FREE: tuple[str, ...] = ("run.", "resources.", "data.max_bad_share:", "data.bank_cache_mb:")
 FREE += ("evaluation.batch_seconds:", "train.log_every_steps:", "train.recompute:")
 Count = Annotated[int, Field(ge=1)]
@@ -36,12 +36,12 @@ Count = Annotated[int, Field(ge=1)]
 
 @section
 class ScheduleConfig:
-    """Set how the learning rate changes over a run; a setting applies to the schedules it names."""
+    """Set how the learning rate changes over a run. Descriptions name the schedules that use a setting."""
 
     name: Literal["constant", "step", "cosine", "warmup_cosine", "warmup_exponential"] = "step"
-    warmup_epochs: Annotated[float, Field(ge=0, description="warmup_*: epochs of linear rise")] = 10.0
+    warmup_epochs: Annotated[float, Field(ge=0, description="warmup_*: epochs of linear warm-up")] = 10.0
     min_learning_rate: Annotated[
-        float, Field(ge=0, description="cosines and warmup_exponential: rate of the last step")
+        float, Field(ge=0, description="cosine, warmup_cosine, warmup_exponential: rate of the last step")
     ] = 1e-5
     decay_factor: Annotated[float, Field(gt=0, le=1, description="step: factor of each decay")] = 0.95
     decay_every_epochs: Annotated[int, Field(ge=1, description="step: epochs between two decays")] = 5
@@ -52,12 +52,12 @@ class OptimizerConfig:
     """Choose the optimiser and its learning rate."""
 
     name: Literal["adam", "adamw", "sgd", "lars"] = "adam"
-    # The rate belongs to the global batch and is never rescaled.
-    learning_rate: Annotated[float, Field(gt=0, description="base rate, which the schedule scales")] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0, description="decay of matrices; vectors never decay")] = 0.0
-    momentum: Annotated[float, Field(ge=0, lt=1, description="used by sgd and lars")] = 0.9
-    nesterov: Annotated[bool, Field(description="sgd: Nesterov's momentum")] = False
-    clip_norm: Annotated[float | None, Field(gt=0, description="largest L2 norm of all gradients")] = None
+    # The rate applies to the global batch (train.batch_size) and is not scaled with its size.
+    learning_rate: Annotated[float, Field(gt=0, description="base rate, scaled by the schedule")] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0, description="applied to matrices and kernels only")] = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1, description="sgd and lars: momentum")] = 0.9
+    nesterov: Annotated[bool, Field(description="sgd: use Nesterov momentum")] = False
+    clip_norm: Annotated[float | None, Field(gt=0, description="maximum joint L2 norm of gradients")] = None
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
@@ -81,45 +81,45 @@ class OptimizerConfig:
 
 @section
 class CollapseConfig:
-    """Define when embeddings count as collapsed, and what happens then."""
+    """Define when embeddings count as collapsed, and what to do in that case."""
 
-    # The spread is 1 for isotropic embeddings, 0 for equal ones, 0.03 to 0.1 for a new encoder.
-    min_feature_std: Annotated[float, Field(ge=0, description="spread that counts as collapse")] = 0.01
-    # A search always sets "stop".
+    # The spread is 1 for isotropic embeddings, 0 for equal ones, and 0.03 to 0.1 for an untrained encoder.
+    min_feature_std: Annotated[float, Field(ge=0, description="smaller spreads count as collapse")] = 0.01
+    # In a sweep (`sslsv tune`) the action is always "stop".
     action: Literal["warn", "stop", "ignore"] = "warn"
 
 
 @section
 class TrainConfig:
-    """Say how long to train, how much at once, in which arithmetic."""
+    """Set the length of training, the batch size, the precision, early stopping and logging."""
 
     epochs: Annotated[int, Field(ge=1, description="passes over the training utterances")] = 100
-    batch_size: Annotated[int, Field(ge=2, description="utterances per step over all workers")] = 256
-    # The precision is that of encoder and projector; losses are always fp32.
+    batch_size: Annotated[int, Field(ge=2, description="utterances per step, over all workers")] = 256
+    # The precision applies to the encoder and the projector; losses are always computed in fp32.
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: Annotated[bool, Field(description="layout of convolutions; faster with bf16")] = False
     compile: Annotated[bool, Field(description="torch.compile: slow start, faster GPU steps")] = False
-    # With this, the result does not depend on the number of workers.
-    sync_batchnorm: Annotated[bool, Field(description="batch statistics over all workers")] = True
-    # For a small GPU, try this first: the same run in a third of the memory, 1.4 times the time (H200).
-    recompute: Annotated[bool, Field(description="compute activations again for the gradients")] = False
-    patience: Annotated[int | None, Field(ge=1, description="validations without gain before the end")] = None
-    log_every_steps: Annotated[int, Field(ge=1, description="steps between two records")] = 50
+    # Set this to true to make the result independent of the number of workers.
+    sync_batchnorm: Annotated[bool, Field(description="batch-norm statistics over all workers")] = True
+    # Try this first if GPU memory is short: a third of the memory, 1.4 times the time, same results (H200).
+    recompute: Annotated[bool, Field(description="recompute activations in the backward pass")] = False
+    patience: Annotated[int | None, Field(ge=1, description="stop after N validations without gain")] = None
+    log_every_steps: Annotated[int, Field(ge=1, description="steps between two log records")] = 50
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
 
     def __post_init__(self) -> None:
-        # A compiled step chooses by itself what it keeps.
+        # torch.compile itself decides which activations to keep.
         both = self.compile and self.recompute
         refuse_if(both, "compile and recompute are both true; set one of them to false")
 
 
 @section
 class LabelFreeConfig:
-    """Measure the encoder at every validation without labels, on views of training utterances."""
+    """Measure the encoder without labels at every validation, on views of training utterances."""
 
-    # RankMe and LiDAR are comparable only for equal numbers. Views of 4096 utterances take 1 GB.
-    utterances: Annotated[int, Field(ge=0, le=4096, description="size of the sample; 0 = off")] = 256
-    views: Annotated[int, Field(ge=2, description="views of each utterance, each augmented anew")] = 4
+    # RankMe and LiDAR are comparable only for equal `utterances` and `views`. 4096 x 4 views take 1 GB.
+    utterances: Annotated[int, Field(ge=0, le=4096, description="utterances measured; 0 = off")] = 256
+    views: Annotated[int, Field(ge=2, description="views per utterance, each augmented differently")] = 4
     crop_seconds: Annotated[float, Field(ge=0.1, description="length of a view")] = 2.0
 
     def __post_init__(self) -> None:
@@ -128,19 +128,22 @@ class LabelFreeConfig:
 
 @section
 class EvaluationConfig:
-    """Name the trials that choose the checkpoint (validation) and those that are only reported (test)."""
+    """Name the trials that select the best checkpoint (validation) and those that are only reported."""
 
     every_epochs: Annotated[int, Field(ge=1, description="epochs between two validations")] = 1
     held_out_speakers: Annotated[int, Field(ge=0, description="training speakers kept for validation")] = 0
+    # If true, each held-out recording is used twice, each time with another room, noise and level.
     held_out_is_shifted: Annotated[bool, Field(description="simulate rooms, noises, levels")] = False
-    validation: Annotated[Place | None, Field(description="list of `1|0 enrolment test` lines")] = None
+    validation: Annotated[Place | None, Field(description="list with `1|0 enrolment test` lines")] = None
     label_free: LabelFreeConfig = field(default_factory=LabelFreeConfig)
-    # null means eer if there are validation trials; otherwise no best checkpoint is chosen.
-    criterion: Annotated[Criterion | None, Field(description="chooses the best checkpoint")] = None
-    test: Annotated[tuple[Place, ...], Field(description="lists of trials that never choose anything")] = ()
-    test_every_epochs: Annotated[int, Field(ge=0, description="between tests; 0 = at the end only")] = 0
-    batch_seconds: Annotated[float, Field(gt=0, description="audio in one forward pass")] = 120.0
-    allow_validation_on_test: Annotated[bool, Field(description="permit it; the report then says so")] = False
+    # null means eer if there are validation trials; without them, no best checkpoint is selected.
+    criterion: Annotated[Criterion | None, Field(description="selects the best checkpoint")] = None
+    test: Annotated[tuple[Place, ...], Field(description="lists of trials that are only reported")] = ()
+    test_every_epochs: Annotated[int, Field(ge=0, description="epochs between tests; 0 = only at end")] = 0
+    batch_seconds: Annotated[float, Field(gt=0, description="seconds of audio per forward pass")] = 120.0
+    allow_validation_on_test: Annotated[
+        bool, Field(description="allow a test list as the validation list; the report then says so")
+    ] = False
 
     def __post_init__(self) -> None:
         refuse_if(self.held_out_speakers == 1, "held_out_speakers is 1; nontarget trials need 2 or more")
@@ -166,7 +169,7 @@ class EvaluationConfig:
 
     @property
     def has_validation_trials(self) -> bool:
-        """Return whether there are trials, listed or made from held-out speakers, that may choose."""
+        """Return whether there are validation trials, either listed or made from held-out speakers."""
         return self.validation is not None or self.held_out_speakers > 0
 
     @property
@@ -177,51 +180,52 @@ class EvaluationConfig:
 
 @section
 class RunConfig:
-    """Name the run, its storage, and where its numbers are shown."""
+    """Set the name and the storage of a run, its checkpoints, its loggers and its restarts."""
 
-    # All machines must share the storage; URIs are s3://, gs:// and others.
+    # All machines of a cluster must have access to the storage. URIs begin with s3://, gs:// or others.
     storage: Annotated[Place, Field(description="folder or URI with one folder per run")] = "runs"
-    # One folder directly below the storage: no slashes, and not only dots.
+    # The run's folder in the storage gets this name. It must not contain slashes or consist of dots only.
     name: Annotated[
         str | None,
         Field(pattern=r"^[^/\\]*[^/\\. ][^/\\]*$", description="null = the file name without .yml"),
     ] = None
     checkpoint_every_minutes: Annotated[
-        float, Field(gt=0, description="besides those of validations; looked at every train.log_every_steps")
+        float, Field(gt=0, description="saved at the next log record, in addition to those at validations")
     ] = 10.0
-    keep_checkpoints: Annotated[int, Field(ge=1, description="newest ones kept, besides the best")] = 2
+    keep_checkpoints: Annotated[int, Field(ge=1, description="newest files to keep, besides the best")] = 2
     wandb: Annotated[
         Literal["auto", "online", "offline", "disabled"],
-        Field(description="auto = as `wandb login`, `wandb offline` or WANDB_MODE say; without a key, none"),
+        Field(description="auto = as set by `wandb login|offline` or WANDB_MODE; never online without a key"),
     ] = "auto"
     wandb_project: str = "sslsv"
     tensorboard: bool = True
     progress: Annotated[bool, Field(description="progress bar in the terminal")] = True
-    # Counts only the crashes since the last new checkpoint; -1 means no limit.
+    # Only crashes since the last new checkpoint count; -1 means no limit.
     max_failures: Annotated[int, Field(ge=-1, description="restarts after crashes")] = 3
 
 
 @section
 class ResourcesConfig:
-    """Say how many processes, GPUs and CPUs a run uses, and how long it waits for them."""
+    """Set how many processes, GPUs and CPUs a run uses, and how long it waits for them."""
 
-    # Training processes, each with one GPU if there are any. [1, 8] means as many as fit at the moment.
+    # Training processes, each with one GPU if the cluster has any. [1, 8] means as many as currently fit.
     workers: Count | tuple[Count, Count] = 1
-    gpu: Annotated[bool | None, Field(description="null = one per worker if the cluster has any")] = None
-    threads_per_worker: Annotated[int | None, Field(ge=1, description="null = an even share")] = None
-    cpus_per_worker: Annotated[float, Field(gt=0, description="logical CPUs reserved for each")] = 0.5
-    data_tasks: Annotated[int | None, Field(ge=1, description="data processes, at least one a worker")] = None
-    cpus_per_data_task: Annotated[float, Field(gt=0, description="logical CPUs reserved for each")] = 0.5
-    # Fewer utterances a block take less memory and more overhead of Ray.
-    utterances_per_block: Annotated[int, Field(ge=1, description="made by one data task")] = 1024
-    resize_minutes: Annotated[float, Field(gt=0, description="minutes between tries to add workers")] = 1.0
+    gpu: Annotated[bool | None, Field(description="one GPU per worker; null = if there are any")] = None
+    threads_per_worker: Annotated[int | None, Field(ge=1, description="null = equal share of cores")] = None
+    cpus_per_worker: Annotated[float, Field(gt=0, description="logical CPUs reserved per worker")] = 0.5
+    # null means as many as the free CPUs allow. Each worker has at least one.
+    data_tasks: Annotated[int | None, Field(ge=1, description="data processes of all workers")] = None
+    cpus_per_data_task: Annotated[float, Field(gt=0, description="logical CPUs reserved per process")] = 0.5
+    # Smaller blocks need less memory, but cause more overhead in Ray.
+    utterances_per_block: Annotated[int, Field(ge=1, description="utterances per data task")] = 1024
+    resize_minutes: Annotated[float, Field(gt=0, description="time between attempts to add workers")] = 1.0
     # The wait is longer while an autoscaler is starting machines.
-    wait_minutes: Annotated[float, Field(gt=0, description="wait for machines that were lost")] = 10.0
-    hang_minutes: Annotated[float, Field(gt=0, description="silence of a worker before a restart")] = 10.0
+    wait_minutes: Annotated[float, Field(gt=0, description="time to wait for lost machines")] = 10.0
+    hang_minutes: Annotated[float, Field(gt=0, description="time without response before a restart")] = 10.0
 
     @property
     def worker_range(self) -> tuple[int, int]:
-        """Return the fewest workers and the most: twice the same where one number is set."""
+        """Return the smallest and the largest number of workers, equal if one number is set."""
         return (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
 
 
@@ -229,7 +233,7 @@ class ResourcesConfig:
 class Config:
     """Hold all settings of a run; the same settings and the same data give the same run."""
 
-    # The seed decides all draws: weights, order, crops, noise.
+    # All random draws depend on the seed: initial weights, sample order, crops, augmentation.
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1717
     data: DataConfig = field(default_factory=DataConfig)
     encoder: Annotated[Any, choice("encoders")] = field(default_factory=choice("encoders", "thin_resnet34"))
@@ -249,7 +253,7 @@ class Config:
             "equally; give divisors, the fewest first",
         )
         refuse_if(
-            train.precision == "fp16" and self.resources.gpu is False,  # null: decided when Ray has started
+            train.precision == "fp16" and self.resources.gpu is False,  # null is decided when Ray has started
             "train.precision is 'fp16', which needs a GPU, and there is none (resources.gpu is false); use "
             "'bf16' or 'fp32'",
         )
@@ -275,7 +279,7 @@ class Config:
                 f"{name} is {end}, longer than the run (train.epochs = {train.epochs}); lower the first or "
                 "raise the second",
             )
-        if hasattr(self.model, "check_batch_size"):  # a method that cuts the global batch into groups has it
+        if hasattr(self.model, "check_batch_size"):  # methods that split the global batch into groups have it
             self.model.check_batch_size(train.batch_size)
         refuse_if(
             train.patience is not None and evaluation.selection_criterion is None,
@@ -300,7 +304,7 @@ class Config:
 
 
 def usable_counts(resources: ResourcesConfig, train: TrainConfig) -> list[int]:
-    """Return the numbers of workers, rising, that share a batch equally."""
+    """Return the numbers of workers (ascending) that divide a batch equally."""
     fewest, most = resources.worker_range
     return [n for n in range(fewest, most + 1) if train.batch_size % n == 0]
 
@@ -311,7 +315,7 @@ def is_better(criterion: str, value: float, than: float) -> bool:
 
 
 def changes_of(old: Config, new: Config, *free: str) -> list[str]:
-    """Return the differences with which no run goes on, but for those that begin with one of `free`."""
+    """Return the differences that keep a run from resuming, except those that begin with one of `free`."""
     found = [line for line in differences(old, new) if not line.startswith((*FREE, *free))]
     before, now = old.resources.workers, new.resources.workers
     if before != now and not new.train.sync_batchnorm:
@@ -322,7 +326,7 @@ def changes_of(old: Config, new: Config, *free: str) -> list[str]:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Return settings from a yaml file and `key.path=value` overrides; a null `run.name` is the file's stem.
 
-    ConfigError is one sentence with the file, the key, what was given and what is allowed.
+    Raises ConfigError, which names the file, the key, the given value and what is allowed.
     """
     path = locate(path)
     config = apply_overrides(load(Config, path), overrides)
@@ -330,10 +334,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def to_yaml(config: Config) -> str:
-    """Return every setting as yaml that `read_config` reads back to an equal config."""
+    """Return all settings as yaml, from which `read_config` restores an equal config."""
     return dump_yaml(asdict(config))
 
 
 def read_config(text: str) -> Config:
-    """Return the settings that `to_yaml` wrote."""
+    """Return the settings from the yaml of `to_yaml`."""
     return build(Config, parse_yaml(text))

@@ -1,10 +1,10 @@
 """Embed recordings: `sslsv embed RUN PATH --out x.npz`.
 
-PATH is an audio file, a folder (every audio file below it), a Kaldi folder, or a list (also a URI): `speaker
-path` or `path` per line, trials, or another form of docs/data.md.
+PATH is an audio file, a folder (all audio files below it), a Kaldi folder, or a list, which may be a URI. A
+list has `speaker path` or `path` lines, or trials, or another form of docs/data.md.
 
-Exit codes: 0 done, 1 some recordings can't be read (named; the others are written), 2 the request can't be
-met.
+Exit codes: 0 done, 1 some recordings can't be read (they are named, the rest is written), 2 the request can't
+be met.
 """
 
 import argparse
@@ -24,13 +24,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = encoder_parser("embed", "Embed recordings.", has_workers=True)
     add = parser.add_argument
     add("path", help="an audio file, a folder, or a list of `speaker path` or `path` lines")
-    add("--out", required=True, help="x.npz or x.parquet, also a URI: paths, speakers, embeddings")
-    add("--root", default=".", help="folder that the paths in a list are relative to (default: this one)")
+    add("--out", required=True, help="x.npz or x.parquet, may be a URI; gets paths, speakers, embeddings")
+    add("--root", default=".", help="folder that paths in a list are relative to (default: current folder)")
     return run_command(run, parser.parse_args(arguments))
 
 
 def run(options: argparse.Namespace) -> int:
-    """Embed and write; returns the exit code, and raises ValueError or OSError with a sentence."""
+    """Embed the recordings and write the file; returns the exit code, raises ValueError or OSError."""
     started = time.monotonic()
     folder, name = posixpath.split(options.out)
     if posixpath.splitext(name)[1] not in (".npz", ".parquet"):
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     target = RunFolder.at(folder or ".")
-    try:  # before what may take hours
+    try:  # checked before embedding, which may take hours
         if target.is_local:
             os.makedirs(target.root, exist_ok=True)
             tempfile.TemporaryFile(dir=target.root).close()
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def encoded(name: str, rows: list[tuple[str, str]], embeddings: Any) -> bytes:
-    """Return the content of a file of that name with speakers, paths and embeddings (N, D)."""
+    """Return the file content for (speaker, path) rows and embeddings (N, D), in the format of `name`."""
     import numpy as np
     import pyarrow as pa
     from pyarrow import parquet

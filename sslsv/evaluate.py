@@ -1,12 +1,12 @@
 """Evaluate a run: `sslsv evaluate RUN [--trials LIST ...] [--norm as] ...`.
 
-Embeds every recording of the trial lists once, whole, scores every trial, and writes evaluation.json, the
-scores, report.html and, for `verify`, a calibration fitted to the run's validation trials.
+Embeds every recording of the trial lists once, at full length, and scores all trials. Writes the scores,
+evaluation.json and report.html, and fits a calibration for `verify` to the run's validation trials.
 
-`--task probe --train LIST --test LIST` tells labels from embeddings instead, by a linear classifier: lists of
-`label path` or `label path speaker` lines; writes probe.json and probe.html (several need an --out each).
+`--task probe --train LIST --test LIST` instead trains a linear classifier of labels on embeddings. Its lists
+have `label path` or `label path speaker` lines. It writes probe.json and probe.html; use one --out per probe.
 
-Exit codes: 0 done, 2 the request can't be met, 130 interrupted (what was embedded completely is kept).
+Exit codes: 0 done, 2 the request can't be met, 130 interrupted (embeddings of finished lists are kept).
 """
 
 import argparse
@@ -30,30 +30,30 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--trials", nargs="+", metavar="LIST", help="`1|0 enrol test` lists (default: the run's test lists)")
     add("--root", help="folder that paths in these lists are relative to (default: the run's data.root)")
-    train_root_help = "where the training data is now, for calibration, cohort, PLDA (default: data.root)"
+    train_root_help = "folder of the training data, for calibration, cohort and PLDA (default: data.root)"
     add("--train-root", help=train_root_help)
     add("--out", help="folder for the results (default: RUN/evaluation)")
     add("--allow-missing", action="store_true", help="leave out and count trials that can't be scored")
-    scoring_help = "plda, not cosine: log-likelihood ratios, fitted to the training lists' speakers (labels)"
+    scoring_help = "cosine (default), or plda: log-likelihood ratios, fitted with training labels"
     add("--scoring", choices=["cosine", "plda"], help=scoring_help)
-    add("--lda-dim", type=int, help="dimensions that plda keeps (default: all that speakers differ in)")
-    add("--norm", choices=["z", "t", "s", "as"], help="normalise scores by those against a cohort")
+    add("--lda-dim", type=int, help="dimensions that plda keeps (default: all in which speakers differ)")
+    add("--norm", choices=["z", "t", "s", "as"], help="normalise scores with scores against a cohort")
     add("--centre", action="store_true", help="subtract the cohort's mean embedding")
     add("--cohort-size", type=int, help="training utterances of the cohort (default 1000)")
     add("--top", type=int, help="cohort scores that AS-norm keeps (default 300)")
     add("--no-calibration", action="store_true", help="do not calibrate on the run's validation trials")
-    add("--task", choices=registry.names("tasks"), help="what to do instead of scoring trials")
-    add("--train", metavar="LIST", help="with --task: `label path [speaker]` list to fit a classifier to")
-    add("--test", metavar="LIST", help="with --task: such a list to measure it on")
-    add("--replicates", type=int, default=1000, help="draws of speakers for the intervals; 0 = no intervals")
+    add("--task", choices=registry.names("tasks"), help="task to run instead of scoring trials")
+    add("--train", metavar="LIST", help="with --task: list of `label path [speaker]` lines to train on")
+    add("--test", metavar="LIST", help="with --task: list of the same form to test on")
+    add("--replicates", type=int, default=1000, help="bootstrap draws for the intervals; 0 = no intervals")
     options = parser.parse_args(arguments)
     return run_command(run_task if options.task else run, options)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Evaluate as asked, write the results and print them; returns the exit code.
+    """Evaluate the run, write the results and print them; returns the exit code.
 
-    Raises ValueError or OSError with a sentence; mistakes in lists are found before anything is embedded.
+    Raises ValueError or OSError. The lists are checked before anything is embedded.
     """
     started, is_plda, is_calibrated = time.monotonic(), options.scoring == "plda", not options.no_calibration
     check_numbers(options)
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
             "the runs have no validation trials in common (another list, or held-out speakers of other "
             "lists, number or seed), so that one may have trained on those of another: add --no-calibration"
         )
-    # These import PyTorch, for which the mistakes found so far need not wait.
+    # These modules import PyTorch, which would delay the errors reported above.
     from sslsv.evaluation import overlap, scorer
     from sslsv.evaluation.calibration import TELLS_NOTHING, TOO_SURE
     from sslsv.evaluation.embedding import EmbeddingStore, embedding_by
@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
     told = [overlap.describe(name, shared) for name, shared in overlaps.items()]
     starts = [part.config.encoder.init for part in encoder.parts]
     if validation is not None and config.evaluation.validation is None and any(starts):
-        # A run that one started from may have held out other speakers.
+        # A run whose weights this run started from may have held out other speakers.
         shared = overlap.find_overlap(validation.trials, config.data.root, sources)
         told.append((overlap.describe("validation", shared)[0], []))
     warnings = [sentence for sentences, _ in told for sentence in sentences]
@@ -178,7 +178,7 @@ def check_numbers(options: argparse.Namespace) -> None:
 
 
 def run_task(options: argparse.Namespace) -> int:
-    """Do the task asked for, write its results and print them; returns the exit code, raises as `run`."""
+    """Run the requested task, write its results and print them; returns the exit code, raises as `run`."""
     started, name = time.monotonic(), options.task
     check_numbers(options)
     if not options.train or not options.test:
@@ -211,7 +211,7 @@ def run_task(options: argparse.Namespace) -> int:
 
 
 def described(encoder: "SpeakerEncoder", started: float) -> dict[str, Any]:
-    """Return what every result says of the encoder, the machine and the time since `started`."""
+    """Return the entries of every result file on the encoder, the machine and the time since `started`."""
     from sslsv.config import to_yaml
     from sslsv.runs.environment import describe_environment
 

@@ -21,13 +21,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = encoder_parser("export", "Write a trained encoder as one file.", embeds=False)
     add = parser.add_argument
     add("--format", choices=("safetensors", "onnx"), default="safetensors", help="default: safetensors")
-    add("--out", metavar="FILE", help="also a URI; default: <run>-step_<step>.<format> in this folder")
+    add("--out", metavar="FILE", help="may be a URI; default: <run>-step_<step>.<format> in this folder")
     parser.set_defaults(device="cpu", precision="fp32")
     return run_command(export, parser.parse_args(arguments))
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write the file; raises ValueError or OSError, with a sentence, before anything is written."""
+    """Write the file; raises ValueError or OSError before anything is written."""
     out, form = options.out, options.format
     if out and not out.endswith(f".{form}"):
         raise ValueError(f"--out is {out}, which does not end in .{form}: add that, or set --format")
@@ -39,9 +39,9 @@ def export(options: argparse.Namespace) -> int:
 
     facts = {
         "model": trained.config.model.name,
-        "checkpoint": " ".join(trained.checkpoints),  # several: these weights are their average
+        "checkpoint": " ".join(trained.checkpoints),  # if several, the weights are their average
         "step": str(trained.steps[-1]),
-        "training_precision": trained.config.train.precision,  # exported weights are float32 in any case
+        "training_precision": trained.config.train.precision,  # exported weights are always float32
         "sslsv_version": __version__,
         "method": json.dumps(dataclasses.asdict(trained.config.model)),
     }
@@ -52,7 +52,7 @@ def export(options: argparse.Namespace) -> int:
     folder, file = posixpath.split(out)
     RunFolder.at(folder or ".").write(file, content)
     print(f"wrote {out} ({len(content) / 1e6:.1f} MB) from {facts['checkpoint']}")
-    if form == "safetensors" and not is_uri(out):  # which a training reads from a disk only
+    if form == "safetensors" and not is_uri(out):  # encoder.init can only read from a disk
         print(f"next: encoder.init={out} starts a training from it")
     return 0
 

@@ -1,8 +1,9 @@
 """Import an encoder: `sslsv import_encoder FILE --from PROJECT --out RUN [key=value ...]`.
 
 FILE is a checkpoint of SpeechBrain, wespeaker, 3D-Speaker or the first sslsv (`upstream`). RUN becomes a run
-folder that evaluate, verify, embed, export and `encoder.init` take. Settings that a file does not show may be
-given, such as encoder.features.window=hann, or data.root=DATA evaluation.validation=LIST to calibrate on.
+folder for evaluate, verify, embed, export and `encoder.init`. Give settings that the file does not contain as
+key=value: encoder.features.window=hann, or data.root=DATA evaluation.validation=LIST for calibration. The
+default of --labels is unused for `upstream` and for students and teachers of 3D-Speaker, and used otherwise.
 """
 
 import argparse
@@ -15,26 +16,26 @@ from sslsv.evaluation.arguments import run_command
 from sslsv.settings import apply_overrides, build, command_name, leaves_of
 
 PROJECTS = ("speechbrain", "wespeaker", "3dspeaker", "upstream")
-SIZE = (0, 2)  # of a corpus that there is not: a classifier needs two speakers
+SIZE = (0, 2)  # utterances and speakers of a corpus that does not exist; a classifier needs two speakers
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog=command_name("import_encoder"), description="Make a run of another project's encoder."
+        prog=command_name("import_encoder"), description="Make a run from another project's encoder."
     )
     add = parser.add_argument
     add("file", help="a checkpoint with the encoder's weights; nothing in it is executed")
-    add("--from", dest="project", choices=PROJECTS, required=True, help="whose names the weights have")
+    add("--from", dest="project", choices=PROJECTS, required=True, help="project that wrote the checkpoint")
     add("--out", required=True, metavar="RUN", help="the run folder, which must not hold a run yet")
-    add("--part", metavar="NAME", help="which encoder, if there are several: encoder_momentum, say")
-    add("--labels", choices=("used", "unused"), help="in its training; default: used, upstream unused")
-    add("overrides", nargs="*", metavar="key=value", help="settings that the file does not show")
+    add("--part", metavar="NAME", help="which encoder, if the file has several, e.g. encoder_momentum")
+    add("--labels", choices=("used", "unused"), help="whether training used labels (default: by project)")
+    add("overrides", nargs="*", metavar="key=value", help="settings that the file does not contain")
     return run_command(run, parser.parse_intermixed_args(arguments))
 
 
 def run(options: argparse.Namespace) -> int:
-    """Import and write; raises ValueError or OSError, with a sentence, before anything is written."""
+    """Import the encoder and write the run; raises ValueError or OSError before anything is written."""
     from sslsv.encoders.peers import NoEncoderError, find_encoders, is_distilled
     from sslsv.runs.checkpoint import FOLDER, Checkpoint, write_checkpoint
     from sslsv.runs.folder import RunFolder
@@ -93,12 +94,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def built(found: Any, is_labelled: bool, name: str, overrides: list[str]) -> tuple[Any, Any]:
-    """Return the settings of the run and its model, with the weights of `peers.find_encoders`."""
+    """Return the run's settings and its model with the weights that `peers.find_encoders` found."""
     from sslsv.build import build_model
     from sslsv.config import Config
     from sslsv.models.base import CorpusSize
 
-    # The method only says whether labels were used; its classifier, if it has one, is empty of meaning.
+    # The method only records whether labels were used. A classifier, if it has one, stays untrained.
     method = {"name": "supervised"} if is_labelled else {"name": "simclr", "projector_dims": []}
     config = build(Config, {"encoder": found.settings, "model": method, "run": {"name": name}})
     config = apply_overrides(config, overrides)

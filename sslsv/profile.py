@@ -1,7 +1,7 @@
-"""Say where a training step's time goes: `sslsv profile CONFIG [key=value ...]`.
+"""Measure where the time of a training step goes: `sslsv profile CONFIG [key=value ...]`.
 
-Takes real steps in a folder below run.storage, deleted unless they fail; prints the parts of a step and the
-costliest operators, and writes a trace for PyTorch's profiler.
+Takes real training steps in a temporary folder in run.storage, which is kept only if they fail. Prints the
+time of each part of a step and of the most expensive operators, and writes a trace of PyTorch's profiler.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from sslsv.settings import Failed, apply_overrides, command_name, given_file
 if TYPE_CHECKING:
     from sslsv.training.loop import Training
 
-ENDLESS_EPOCHS = 1_000_000  # The stream must not end before the profile does.
+ENDLESS_EPOCHS = 1_000_000  # so many that the data stream outlasts the profile
 WARM_UP_STEPS = 5  # not counted, because files and caches are still cold
-# `training.step` marks all of them but the first.
+# `training.step` records all of these parts except the first.
 PARTS = ["waiting for data", "move batch", "forward", "backward", "optimizer"]
 MAX_OPERATORS = 20  # rows of the table
 
@@ -33,13 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=command_name("profile"), description="Time the parts of a step.")
     parser.add_argument("config", nargs="?", type=Path, help="a yaml file, such as configs/simclr.yml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
-    parser.add_argument("--steps", type=int, default=5, help="steps that count (%(default)s)")
-    parser.add_argument("--trace", type=Path, default=Path("profile.json.gz"), help="file (%(default)s)")
+    parser.add_argument("--steps", type=int, default=5, help="steps to measure (%(default)s)")
+    parser.add_argument("--trace", type=Path, default=Path("profile.json.gz"), help="output (%(default)s)")
     return run_command(profile, parser.parse_intermixed_args(arguments))
 
 
 def profile(options: argparse.Namespace) -> int:
-    """Profile as asked, print the report, write the trace; raises ValueError or OSError with a sentence."""
+    """Profile the run, print the report and write the trace; raises ValueError or OSError."""
     if options.steps < 1:
         raise ValueError(f"--steps is {options.steps}; give at least 1")
     if options.trace.is_dir() or not options.trace.parent.is_dir():
@@ -55,7 +55,7 @@ def profile(options: argparse.Namespace) -> int:
 
 
 def run(config: Config, steps: int) -> dict[str, Any]:
-    """Return what `profile_steps` does, or `{"error": sentence}`."""
+    """Return the result of `profile_steps`, or `{"error": message}`."""
     # Ray and torch take seconds to import.
     from sslsv.cluster.connect import connection
     from sslsv.cluster.fit import fit
@@ -63,7 +63,7 @@ def run(config: Config, steps: int) -> dict[str, Any]:
     from sslsv.runs.display import LiveLine
     from sslsv.runs.folder import RunFolder
 
-    open_trial_sets(config)  # Mistakes in the lists are told before Ray starts.
+    open_trial_sets(config)  # This reports mistakes in the lists before Ray starts.
     name = f"profile-{uuid.uuid4().hex[:8]}"
     alone = {"name": name, "max_failures": 0, "tensorboard": False, "wandb": "disabled", "progress": False}
     config = apply_overrides(config, {"run": alone, "train.epochs": ENDLESS_EPOCHS})
@@ -73,16 +73,16 @@ def run(config: Config, steps: int) -> dict[str, Any]:
             found = fit(replace(config, resources=resources), folder, line, profile_steps, steps=steps)
         finally:
             if "error" not in found:
-                with contextlib.suppress(OSError):  # after Ctrl-C its workers may still write
+                with contextlib.suppress(OSError):  # workers may still be writing after Ctrl-C
                     folder.delete_folder("")
     return found
 
 
 def profile_steps(training: "Training", steps: int) -> dict[str, Any]:
-    """Profile `steps` steps after some to warm up; every worker must call it.
+    """Profile `steps` steps after `WARM_UP_STEPS` others; every worker must call this function.
 
-    Returns `report`, the parts of a step and PyTorch's table of the costliest operators, and `trace`, a
-    gzipped file in Chrome's format.
+    Returns `report` (the times of the parts of a step, and PyTorch's table of the most expensive operators)
+    and `trace` (the gzipped content of a file in Chrome's trace format).
     """
     import torch
     from torch.profiler import profile, record_function, schedule
@@ -92,7 +92,7 @@ def profile_steps(training: "Training", steps: int) -> dict[str, Any]:
     starts, end = [], 0.0
     with (
         contextlib.closing(training.batches()) as batches,
-        # Kernels that another thread starts in the backward pass would belong to no part.
+        # Kernels that another thread starts in the backward pass would not be assigned to a part.
         torch.autograd.set_multithreading_enabled(False),
         profile(schedule=cycle) as profiler,
     ):
@@ -103,7 +103,7 @@ def profile_steps(training: "Training", steps: int) -> dict[str, Any]:
             training.meter.add(training.take_step(batch))
             if has_gpu:
                 torch.cuda.synchronize()
-            end = time.perf_counter()  # Taken here, because the last `profiler.step` reads the whole trace.
+            end = time.perf_counter()  # Before the last `profiler.step`, which reads the entire trace.
             profiler.step()
     seconds, averages = (end - starts[WARM_UP_STEPS]) / steps, profiler.key_averages()
     rate = training.config.train.batch_size / seconds

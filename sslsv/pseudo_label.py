@@ -1,7 +1,7 @@
-"""Train a verifier without labels: `sslsv pseudo_label CONFIG [init=RUN] [key=value ...]`.
+"""Train on clusters instead of labels: `sslsv pseudo_label CONFIG [init=RUN] [key=value ...]`.
 
-In each round all training utterances are embedded and clustered, and a supervised run learns the clusters;
-its embeddings make the next round's clusters. The same command goes on where an earlier one was ended.
+Each round embeds and clusters all training utterances, then trains a supervised run with the clusters as
+speakers. The next round uses that run's embeddings. Repeat the command to continue an interrupted loop.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from sslsv.evaluation.arguments import run_command
 from sslsv.settings import ConfigError, apply_overrides, build, command_name, given_file, parse_yaml
 from sslsv.tasks.pseudo_labels import PseudoLabelConfig, first_config, is_config_file, load_loop, stages_of
 
-if TYPE_CHECKING:  # PyTorch takes seconds: functions import what needs it, once the settings are checked
+if TYPE_CHECKING:  # needs PyTorch, which functions import only after the settings are checked
     from sslsv.runs.folder import RunFolder
 
 
@@ -26,13 +26,13 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument
     add("config", nargs="?", type=Path, help="a yaml file, such as configs/pseudo_label/dlg_lc.yml")
     add("overrides", nargs="*", metavar="key=value", help="settings to change, such as init=runs/dino")
-    add("--fresh", action="store_true", help="start anew; a loop that is there is renamed, not lost")
+    add("--fresh", action="store_true", help="start from the beginning; an existing loop is renamed")
     options = parser.parse_intermixed_args(arguments)
     return run_command(run, options, "the same command goes on")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Take the stages that are left, print each; raises ValueError or OSError before any, `Failed` later."""
+    """Run the remaining stages and print each; raises ValueError or OSError at the start, `Failed` later."""
     file = given_file(options.config, "config", "configs/pseudo_label/dlg_lc.yml")
     config = load_loop(file, options.overrides)
     from sslsv.evaluation.trials import digest_of_lists
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
 
         def tell(record: dict[str, Any]) -> None:
             print(round_line(record), flush=True)
-            with contextlib.suppress(OSError):  # a full disk has its own sentence
+            with contextlib.suppress(OSError):  # the loop itself reports a full disk
                 write_rounds_report(folder)
 
         with connection(config.resources):
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check_folder(folder: "RunFolder", config: PseudoLabelConfig, lists: str) -> None:
-    """Raise ValueError if the folder holds anything but an unfinished loop of these settings and lists."""
+    """Raise ValueError if the folder holds anything but an unfinished loop with these settings and lists."""
     kind = folder.kind()
     problem = f"holds a {kind}" if kind else ""
     if folder.has("loop.yml"):
@@ -91,7 +91,7 @@ def check_folder(folder: "RunFolder", config: PseudoLabelConfig, lists: str) -> 
 
 
 def check_request(config: PseudoLabelConfig) -> None:
-    """Check lists, settings of every stage, and what embeds first; raises ValueError or OSError."""
+    """Check the lists, the settings of every stage and the first encoder; raises ValueError or OSError."""
     from sslsv.data.lists import read_train_lists
     from sslsv.evaluation.speaker_encoder import SpeakerEncoder
     from sslsv.evaluation.trials import find_list
@@ -110,9 +110,9 @@ def check_request(config: PseudoLabelConfig) -> None:
         check_data(first)
     elif starts == "nothing":
         SpeakerEncoder.load(config.init, device="cpu")
-    if starts != "nothing":  # a stage that can't start from another encoder is told now
+    if starts != "nothing":  # refuses stages whose encoder can't start from another
         stages = [apply_overrides(each, {"encoder.init": absolute(config.init)}) for each in stages]
-    # The stage with the largest batch stands for those that differ from it in nothing else that is checked.
+    # Check only the stage with the largest batch among stages with the same data, encoder and evaluation.
     stages.sort(key=lambda stage: stage.train.batch_size)
     checked = {repr((stage.data, stage.encoder, stage.evaluation)): stage for stage in stages}
     is_to_come = is_config_file(config.init) and starts != "nothing"  # the run of `init` has no weights yet

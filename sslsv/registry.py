@@ -1,7 +1,7 @@
-"""Find the file that a name in the yaml means: `find("models", "vicreg")` is in `sslsv/models/vicreg.py`.
+"""Find the class that a name in the yaml stands for: `find("models", "vicreg")` is in `models/vicreg.py`.
 
-Such a file holds one class with a nested `Config`, whose field `name: Literal["vicreg"]` repeats the file's
-name. Nothing is registered anywhere: a new method, encoder or augmentation is a new file.
+The file holds one class with a nested `Config`, whose field `name: Literal["vicreg"]` repeats the file name.
+There is no list of components: to add a method, encoder or augmentation, add a file.
 """
 
 import ast
@@ -22,7 +22,7 @@ def names(package: str) -> list[str]:
 
 
 def find(package: str, name: str) -> Any:
-    """Import the file of a name and return its class; ValueError for a name that `names` does not have."""
+    """Import the file of a name and return its class; raises ValueError for a name that is not in `names`."""
     _check(package, name)
     module = importlib.import_module(f"sslsv.{package}.{name}")
     kinds = [value for value in vars(module).values() if isinstance(value, type)]
@@ -31,12 +31,12 @@ def find(package: str, name: str) -> Any:
 
 @cache
 def settings_class(package: str, name: str) -> Any:
-    """Return the class of the settings of a name, `find(package, name).Config`.
+    """Return the settings class of a name, `find(package, name).Config`, without importing its file.
 
-    Importing PyTorch takes 1.5 s, and a command with a mistake in its settings should not wait for it. So
-    only the `Config` class is executed, with the imports that it uses; `settings.section` makes it the class
-    that the imported file has. Raises ValueError as `find` does, and for a `Config` that uses other names of
-    its file.
+    The file imports PyTorch, which takes 1.5 s; mistakes in the settings are to be reported without that
+    delay. So only the `Config` class is executed, with the imports that it uses. `settings.section` returns
+    the same class when the file is imported later. Raises ValueError for an unknown name, and for a `Config`
+    that uses names defined in its file.
     """
     _check(package, name)
     file = _folder(package) / f"{name}.py"

@@ -1,4 +1,4 @@
-"""Write the report of a run, sweep or loop that still goes on or was stopped: `sslsv report RUN`."""
+"""Write the report of a run, sweep or loop, which may be unfinished or still running: `sslsv report RUN`."""
 
 import argparse
 import sys
@@ -11,12 +11,12 @@ from sslsv.settings import command_name
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     parser = Parser(prog=command_name("report"), description="Write the report of a run, sweep or loop.")
-    parser.add_argument("run", help="the folder, such as runs/simclr or tune/vicreg; it may be in use")
+    parser.add_argument("run", help="the folder, such as runs/simclr or tune/vicreg; may be in use")
     return run_command(run, parser.parse_args(arguments))
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the report and say where; raises ValueError or OSError with a sentence."""
+    """Write the report and print its path; raises ValueError or OSError."""
     folder = RunFolder.at(options.run)
     if folder.has("sweep.json"):
         from sslsv.reports.sweep import write_sweep_report as write

@@ -1,4 +1,4 @@
-"""Read yaml and `key.path=value` into frozen, checked sections; a mistake becomes one sentence."""
+"""Read yaml and `key.path=value` into frozen, checked sections; report each mistake in one sentence."""
 
 import contextlib
 import dataclasses
@@ -24,30 +24,31 @@ from sslsv.registry import nearest
 
 Section = TypeVar("Section")
 
-# What holds configs/ and tune_spaces/: the package where it is installed (setup.py), else the checkout.
+# The folder with configs/ and tune_spaces/: the installed package (see setup.py), otherwise the checkout.
 PACKAGE = Path(__file__).resolve().parent
 FOLDER = PACKAGE if (PACKAGE / "configs").is_dir() else PACKAGE.parent
-_SECTIONS: dict[tuple[str, str], Any] = {}  # by module and qualified name
+_SECTIONS: dict[tuple[str, str], Any] = {}  # keys: module and qualified name
 _adapter = cache(TypeAdapter[Any])
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ConfigError(ValueError):
-    """Say in one sentence which setting can't be used: what was given, what is wrong, what to do."""
+    """Report an invalid setting in one sentence: what was given, what is wrong, what to do."""
 
 
 class Failed(RuntimeError):
-    """Say in one sentence why what has begun can't go on; the command ends with exit code 1."""
+    """Report in one sentence why a command can't continue after its start; the exit code is 1."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field, Field))
 def section(kind: type[Section]) -> type[Section]:
-    """Make a class a section of settings: a frozen dataclass that pydantic checks whenever one is made.
+    """Turn a class into a section of settings: a frozen dataclass that pydantic checks on creation.
 
-    Keys must exist, types fit exactly (a whole number may stand for a float), and numbers are finite.
+    Unknown keys are refused, types must match exactly (a float may be given as an integer), and numbers must
+    be finite.
     """
-    # The registry runs the statement of a `Config` before its file is imported. If both made a class,
-    # settings of the one could neither be pickled nor be equal to those of the other.
+    # The registry executes a `Config` class before its file is imported. A second class made by the import
+    # would break pickling, and settings of the two classes would never be equal.
     key = (kind.__module__, kind.__qualname__)
     if key not in _SECTIONS or not key[0].startswith("sslsv."):
         _SECTIONS[key] = dataclass(frozen=True, kw_only=True, config=_STRICT)(kind)
@@ -57,15 +58,15 @@ def section(kind: type[Section]) -> type[Section]:
 class choice:
     """Annotate a field that holds the settings of one component, such as a method, chosen by its key `name`.
 
-    Written `model: Annotated[Any, choice("models")]`; a list of choices is a tuple of that type. In a yaml
-    the bare name of a component stands for its default settings.
+    Example: `model: Annotated[Any, choice("models")]`. For a list of choices, use a tuple of that type. In
+    yaml, the bare name of a component stands for its default settings.
     """
 
     def __init__(self, package: str, default: str = "") -> None:
         self.package, self.default = package, default
 
     def __call__(self) -> Any:
-        """Return the settings of the default with all its own defaults."""
+        """Return the default settings of the default component."""
         return registry.settings_class(self.package, self.default)()
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
@@ -84,10 +85,10 @@ class choice:
 
 
 def build(kind: type[Section], raw: Any) -> Section:
-    """Return a checked section from plain values; raise ConfigError for the first mistake."""
+    """Build a checked section from plain values; raises ConfigError for the first mistake."""
     try:
-        # The detour through JSON turns NumPy numbers (from a search) and tuples into plain values, dates and
-        # paths into text.
+        # The round trip through JSON turns NumPy numbers (from a search) and tuples into plain values, and
+        # dates and paths into text.
         text = json.dumps(raw, default=lambda value: value.item() if hasattr(value, "item") else str(value))
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"the settings hold something that is no plain value: {error}") from error
@@ -99,17 +100,17 @@ def build(kind: type[Section], raw: Any) -> Section:
 
 @cache
 def annotations_of(kind: type) -> dict[str, Any]:
-    """Return field name -> annotation of a section, in its order."""
+    """Return field name -> annotation of a section, in the order of its definition."""
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def sections_of(annotation: Any) -> list[type]:
-    """Return the sections that an annotation allows: none for a plain value, all of them for a choice."""
+    """Return the sections that an annotation allows: none for a plain value, one per name for a choice."""
     if isinstance(annotation, choice):
         found = []
         for name in registry.names(annotation.package):
-            with contextlib.suppress(Exception):  # A file that is not finished must not stop the others.
+            with contextlib.suppress(Exception):  # one unfinished file must not block the other components
                 found.append(registry.settings_class(annotation.package, name))
         return found
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
@@ -118,17 +119,17 @@ def sections_of(annotation: Any) -> list[type]:
 
 
 def refuse_if(is_wrong: bool, sentence: str) -> None:
-    """Raise the sentence as ValueError if something is wrong; sections use it in `__post_init__`."""
+    """Raise ValueError with the sentence if `is_wrong`; sections call this in `__post_init__`."""
     if is_wrong:
         raise ValueError(sentence)
 
 
-# Credentials of a URI.  Many of Amazon's secrets have a slash in them, which only the second form allows for.
+# Credentials or options in a URI. Many AWS secret keys contain a slash, which only the second form matches.
 _SECRETS = re.compile(r"://[^/?#]*@|://[^/?#]*:[^?#]*@|://[^?#]*\?")
 
 
 def check_place(name: str, place: str) -> str:
-    """Return a path or URI; raise ValueError, without repeating them, for credentials or options in a URI."""
+    """Return the path or URI; raises ValueError (without quoting it) if a URI has credentials or options."""
     refuse_if(
         bool(_SECRETS.search(place)),
         f"{name} is a URI with a user, password or key in it, or with options (`?`), which would be saved "
@@ -142,14 +143,14 @@ Place = Annotated[str, AfterValidator(partial(check_place, "it"))]  # a path or 
 
 
 def short_text(value: Any) -> str:
-    """Return a value as it may stand in a sentence: short, on one line."""
+    """Return a value as short text on one line, for use in messages."""
     if isinstance(value, Mapping):
         return "a section"
     text = "empty" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-# Sentences for the types of pydantic's errors whose own message would mislead.
+# Replacements for messages of pydantic that would be misleading, by error type.
 _MISTAKES = {
     "missing": "it has too few values",
     "too_long": "it has too many values",
@@ -162,12 +163,12 @@ _MISTAKES = {
 
 
 def _sentence(errors: Sequence[Mapping[str, Any]], root: type, raw: Any) -> str:
-    """Say what is wrong first; unknown keys before all else, because they are the cause of the rest."""
+    """Describe one of the errors: an unknown key first, as it causes others, else the most deeply nested."""
     error = min(errors, key=lambda each: (each["type"] != "unexpected_keyword_argument", -len(each["loc"])))
-    if error["type"] == "int_type" and isinstance(error["input"], list):  # A list is allowed, too.
+    if error["type"] == "int_type" and isinstance(error["input"], list):  # the field allows a list too
         error = errors[-1]
     kind, path, parent = error["type"], "", None
-    for part in error["loc"]:  # Words of pydantic's own stand between keys.
+    for part in error["loc"]:  # pydantic adds words of its own between keys
         if isinstance(part, int):
             path += f"[{part}]"
             raw = raw[part] if part < len(raw) else None
@@ -180,8 +181,8 @@ def _sentence(errors: Sequence[Mapping[str, Any]], root: type, raw: Any) -> str:
         message = str(error["ctx"]["error"])
         if message.startswith("it is "):
             return path + message[2:]
-        return f"{path}.{message}" if path else message  # it begins with its field's name
-    path = re.sub(r"\[\d+\]$", "", path) if kind == "missing" else path  # it ends in the item that is missing
+        return f"{path}.{message}" if path else message  # the message begins with the name of its field
+    path = re.sub(r"\[\d+\]$", "", path) if kind == "missing" else path  # the path ends in the missing item
     given, mistake = error["input"], _MISTAKES.get(kind, error["msg"].replace("Input should", "it should"))
     is_plain = given is not None and not isinstance(given, Mapping | list)
     if kind == "tuple_type":
@@ -193,14 +194,14 @@ def _sentence(errors: Sequence[Mapping[str, Any]], root: type, raw: Any) -> str:
 
 
 def _unknown_key(path: str, chosen: str, root: type) -> str:
-    """Say what a key is spelt like, or which keys there are; `chosen` is the name of its section."""
+    """Suggest the most similar key, or list all keys; `chosen` is the `name` of the section with the key."""
     section, _, key = path.rpartition(".")
     known, home = [*_key_paths(root)], re.sub(r"\[\d+\]", "", section)
     there = [(other.rpartition(".")[2], of) for other, of in known if other.rpartition(".")[0] == home]
     own = [other for other, of in there if of == chosen] or [other for other, _ in there]
     if key in dict(there):
         return f"{path} is not a setting here: {chosen} has no {key!r}"
-    # Several keys may have one name: the first of those that lie least deep is kept.
+    # Several sections may have a key of this name: the first of the least nested ones is kept.
     by_depth = sorted((other for other, _ in reversed(known)), key=lambda other: -other.count("."))
     everywhere = {other.rpartition(".")[2]: other for other in by_depth}
     close = [f"{section}.{other}".lstrip(".") for other in difflib.get_close_matches(key, own, n=1)]
@@ -211,34 +212,35 @@ def _unknown_key(path: str, chosen: str, root: type) -> str:
 
 def _key_paths(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, annotation in annotations_of(kind).items():
-        yield prefix + key, getattr(kind, "name", "")  # of a choice, which one has it
+        yield prefix + key, getattr(kind, "name", "")  # for a choice: the component with the key
         for each in sections_of(annotation):
-            if each is not kind:  # a choice may be among its own choices
+            if each is not kind:  # one_of is among its own choices
                 yield from _key_paths(each, f"{prefix}{key}.")
 
 
 def apply_overrides(old: Section, overrides: Sequence[str] | Mapping[str, Any]) -> Section:
     """Return the settings with some replaced: `["train.epochs=20"]` (read as yaml) or `{"train.epochs": 20}`.
 
-    A mapping as value sets several keys of a section. Another `name` of a choice (as in `model.name=vicreg`)
-    starts that section anew with that choice's defaults; keys given beside it apply to it, in any order. An
-    item of a list of choices goes by its name: `data.augment.noise.probability=0.5`.
+    A mapping as a value sets several keys of a section. A new `name` of a choice (as in `model.name=vicreg`)
+    resets its section to the defaults of that component; other keys given for the section are applied after
+    that, in any order. An item of a list of choices is addressed by its name:
+    `data.augment.noise.probability=0.5`.
     """
     raw: dict[str, Any] = dataclasses.asdict(old)  # type: ignore[call-overload]
-    # Outer keys come first, and a `name` before the keys beside it.
+    # Outer keys are applied first, and `name` before the other keys of its section.
     for key, value in sorted(leaves_of(overrides), key=lambda leaf: leaf[0].removesuffix(".name").count(".")):
         _set(raw, type(old), key, value)
     return build(type(old), raw)
 
 
 def leaves_of(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Return key path and plain value of all that overrides set; ConfigError for what is no override."""
+    """Return (key path, plain value) of each override; raises ConfigError for a malformed one."""
     changes = overrides if isinstance(overrides, Mapping) else dict(map(_parsed, overrides))
     return [leaf for key, value in changes.items() for leaf in _flat(key, value)]
 
 
 def differences(old: Any, new: Any) -> list[str]:
-    """Return `key.path: old -> new` for all in which two sections differ; `(none)` where one lacks it."""
+    """Return `key.path: old -> new` for each difference of two sections; `(none)` marks a missing key."""
     trees = [dict(_flat("", dataclasses.asdict(tree), splits_lists=True)) for tree in (old, new)]
     before, after = ({key: short_text(value) for key, value in tree.items()} for tree in trees)
     return [
@@ -256,7 +258,7 @@ def _parsed(text: str) -> tuple[str, Any]:
 
 
 def _flat(path: str, value: Any, splits_lists: bool = False) -> Iterator[tuple[str, Any]]:
-    """Yield key paths and plain values; a list of choices, if split, as its order and its items by name."""
+    """Yield (key path, plain value); `splits_lists` splits a list of choices into its order and its items."""
     if splits_lists and isinstance(value, tuple) and value and isinstance(value[0], Mapping):
         items = {item.get("name"): item for item in value}
         if len(items) == len(value) and None not in items:
@@ -270,7 +272,7 @@ def _flat(path: str, value: Any, splits_lists: bool = False) -> Iterator[tuple[s
 
 
 def _set(raw: Any, annotation: Any, path: str, value: Any) -> None:
-    """Put one value at its path; keys that do not exist are left for `build` to refuse."""
+    """Set the value at a path, in place; `build` refuses keys that do not exist."""
     *parents, last = path.split(".")
     for parent in parents:
         if isinstance(raw, list):
@@ -292,7 +294,7 @@ def _set(raw: Any, annotation: Any, path: str, value: Any) -> None:
 
 
 def _spelt_out(given: Any) -> Any:
-    """Return a section, or a list of them, as mappings: a choice may be given by its bare name."""
+    """Return a section, or a list of sections, as mappings, where a bare name may stand for a choice."""
     if isinstance(given, list | tuple):
         return [_spelt_out(item) for item in given]
     return given if isinstance(given, dict) else {} if given is None else {"name": given}
@@ -306,9 +308,9 @@ def _yaml() -> YAML:
 
 
 def locate(path: str | Path) -> Path:
-    """Return a path or, if only that exists, the file of this name in the package or checkout; tells so once.
+    """Return the path or, if only that exists, the same path in the package or checkout; prints a note once.
 
-    So `configs/demo.yml` can be named in any folder.
+    This makes `configs/demo.yml` available in every working directory.
     """
     given, own = Path(path), FOLDER / path
     if own.exists() and not given.exists():
@@ -324,13 +326,13 @@ def _tell_once(sentence: str) -> None:
 
 
 def command_name(command: str) -> str:
-    """Return a command as this user types it, for messages: `sslsv train` or `python -m sslsv.train`."""
+    """Return a command as the user typed it, for messages: `sslsv train` or `python -m sslsv.train`."""
     is_module = PACKAGE in Path(sys.argv[0]).resolve().parents
     return f"python -m sslsv.{command}" if is_module else f"sslsv {command}"
 
 
 def given_file(given: Path | None, what: str, example: str) -> Path:
-    """Return the file given on the command line; if none was, raise ConfigError with those like `example`."""
+    """Return the file from the command line; without one, raises ConfigError with files like `example`."""
     if given is not None and ("=" not in given.name or given.exists()):
         return given
     folder, suffix = Path(example).parent, Path(example).suffix
@@ -339,12 +341,12 @@ def given_file(given: Path | None, what: str, example: str) -> Path:
 
 
 def load(kind: type[Section], path: Path) -> Section:
-    """Return a checked section from a yaml file; ConfigError names the file and what is wrong."""
+    """Load a checked section from a yaml file; raises ConfigError, which names the file and the mistake."""
     if not path.is_file():
         places = (path, path.parent, Path("configs"), FOLDER / "configs")
         folder = next(place for place in places if place.is_dir())
         names = {other.stem: str(other) for other in sorted(folder.glob("*.y*ml"))}
-        close = difflib.get_close_matches(path.stem, names, 1, 0.7)  # All have the same folder and ending.
+        close = difflib.get_close_matches(path.stem, names, 1, 0.7)  # all have the same folder and suffix
         hint = f"did you mean {names[close[0]]}?" if close else f"{folder} has {', '.join(names) or 'none'}"
         raise ConfigError(f"{path} is no yaml file; {hint}")
     try:
@@ -355,7 +357,7 @@ def load(kind: type[Section], path: Path) -> Section:
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the plain values of one yaml document; ConfigError names the line of a mistake."""
+    """Return the plain values of one yaml document; raises ConfigError with the line of a mistake."""
     try:
         return _yaml().load(text)
     except (YAMLError, RecursionError) as error:
@@ -365,7 +367,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def dump_yaml(mapping: Mapping[str, Any]) -> str:
-    """Return yaml in the mapping's order, from which `parse_yaml` gives the same values back."""
+    """Return a mapping as yaml in its order; `parse_yaml` restores the same values."""
     stream = io.StringIO()
-    _yaml().dump(json.loads(json.dumps(mapping)), stream)  # yaml knows no tuples
+    _yaml().dump(json.loads(json.dumps(mapping)), stream)  # turns tuples into lists, as yaml lacks tuples
     return stream.getvalue()

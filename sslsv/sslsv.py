@@ -1,7 +1,7 @@
-"""Make `python sslsv/train.py` work: Python then looks for the package beside that file, and finds this one.
+"""Make `python sslsv/train.py` work, where this folder is on sys.path and `import sslsv` finds this file.
 
-So this file puts the package in its own place, and the folder above in the place of this folder, whose files
-have names of other modules too, such as `profile`.
+The file replaces itself by the package, and this folder on sys.path by its parent, because some file names
+here are also names of standard modules, such as `profile`.
 """
 
 import importlib

@@ -1,7 +1,7 @@
 """Train a model: `sslsv train CONFIG [key=value ...]`.
 
-Reads the settings, checks the lists and the run folder of an earlier command, trains under Ray and shows the
-progress.
+Reads the settings, checks the lists and an existing run folder, trains with Ray and shows the progress. If
+the run is interrupted, the same command continues it.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from sslsv.config import Config, changes_of, load_config, read_config, to_yaml
 from sslsv.evaluation.arguments import run_command
 from sslsv.settings import ConfigError, Failed, command_name, given_file
 
-NUM_TRIED = 64  # recordings of the train lists, evenly spread, that are read before anything is started
+NUM_TRIED = 64  # recordings of each list, evenly spaced, that are read before training starts
 
-# Run folders, PyTorch and Ray take seconds to import: functions import them after settings are checked.
+# Run folders, PyTorch and Ray take seconds to import, so functions import them after checking the settings.
 if TYPE_CHECKING:
     from sslsv.data.lists import Manifest
     from sslsv.data.recordings import Recordings
@@ -40,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     add("config", nargs="?", type=Path, help="a yaml file, such as configs/simclr.yml")
     add("overrides", nargs="*", metavar="key=value", help="settings to change, such as train.epochs=20")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--fresh", action="store_true", help="start anew; a run that is there is renamed")
-    how.add_argument("--extend", action="store_true", help="go on, finished or not, with more train.epochs")
+    how.add_argument("--fresh", action="store_true", help="start from step 0; an existing run is renamed")
+    how.add_argument("--extend", action="store_true", help="continue a run, even if finished, to more epochs")
     options = parser.parse_intermixed_args(arguments)  # overrides may come before and after --fresh
     given = sys.argv[1:] if arguments is None else arguments
     options.command = f"{command_name('train')} {shlex.join(given)}"
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train(options: argparse.Namespace) -> int:
-    """Train as the command line says and print the result; returns the exit code."""
+    """Train as requested on the command line and print the result; returns the exit code."""
     config = load_config(given_file(options.config, "config", "configs/demo.yml"), options.overrides)
     summary = run(config, is_fresh=options.fresh, extends=options.extend, command=options.command)
     if "error" in summary:
@@ -71,9 +71,9 @@ def train(options: argparse.Namespace) -> int:
 def run(
     config: Config, *, is_fresh: bool = False, extends: bool = False, command: str = ""
 ) -> dict[str, Any]:
-    """Train under Ray Train and return the summary (what `summary.json` holds), or `{"error": sentence}`.
+    """Train with Ray Train and return the summary (the content of `summary.json`), or `{"error": message}`.
 
-    The report names `command`. Raises ValueError or OSError, with a sentence, before anything is started.
+    The report shows `command`. Raises ValueError or OSError before anything is started.
     """
     from sslsv.runs.display import LiveLine
 
@@ -89,7 +89,7 @@ def run(
             from sslsv.cluster.connect import check_address, connection
 
             check_address(os.environ.get("RAY_ADDRESS", ""))
-            # While Ray waits for its processes to start, this process imports what it needs next.
+            # Import what is needed next while Ray waits for its processes to start.
             threading.Thread(target=import_module, args=("ray.train.torch",)).start()
             with connection(config.resources) as resources:
                 from sslsv.cluster.fit import fit
@@ -107,14 +107,14 @@ def run(
                     line.stage("writing the report")
                     from sslsv.reports.training import write_report
 
-                    with contextlib.suppress(OSError):  # a full disk has its own sentence
+                    with contextlib.suppress(OSError):  # training reports a full disk itself
                         write_report(folder)
 
 
 def check_data(config: Config, goes_on: bool = False) -> "Manifest":
     """Read every list, some recordings and the initial weights, to report mistakes before Ray starts.
 
-    Returns the training utterances. A run that `goes_on` has its weights in its checkpoints.
+    Returns the training utterances. With `goes_on`, the initial weights are not read, as a checkpoint exists.
     """
     from sslsv.data.augmentations.base import Augmenter
     from sslsv.data.bank import Bank
@@ -125,7 +125,7 @@ def check_data(config: Config, goes_on: bool = False) -> "Manifest":
     manifest, validation, tests = open_trial_sets(config)
     trial_sets = [each for each in (validation, *tests) if each]
     if config.encoder.source() is not None and not goes_on:
-        from sslsv.training.initial import load_source  # it takes PyTorch
+        from sslsv.training.initial import load_source  # imports PyTorch
 
         load_source(config)
     data, recordings = config.data, open_recordings(config.data.root)
@@ -141,7 +141,7 @@ def check_data(config: Config, goes_on: bool = False) -> "Manifest":
 
 
 def check_recordings(recordings: "Recordings", name: str, paths: list[str], max_bad_share: float) -> None:
-    """Open a sample of a list's recordings; warn of bad and slow ones; ValueError if too many are bad."""
+    """Read a sample of a list, warn about bad and slow recordings; raises ValueError if too many are bad."""
     from sslsv.data.audio import SAMPLE_RATE, AudioError
 
     chosen = paths[:: -(-len(paths) // NUM_TRIED)]
@@ -155,7 +155,7 @@ def check_recordings(recordings: "Recordings", name: str, paths: list[str], max_
             bad.append(str(error))
     tried = f"of {len(chosen)} recordings of {name} that were tried"
     sentence = f"{len(bad)} {tried} can't be read, the first: {' '.join(bad[:1])}"
-    # 10 points above the limit are no sampling noise; smaller excesses are caught during training.
+    # A share 10 points above the limit is not sampling noise; training itself detects smaller excesses.
     if len(bad) == len(chosen) or (len(bad) > 1 and len(bad) > (max_bad_share + 0.1) * len(chosen)):
         raise ValueError(
             f"{sentence} Correct data.root or the list, or repair the files: "
@@ -169,10 +169,10 @@ def check_recordings(recordings: "Recordings", name: str, paths: list[str], max_
 
 
 def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", extends: bool = False) -> None:
-    """Raise ValueError for the folder of a sweep or loop, a finished run, or one of other settings or lists.
+    """Raise ValueError if the folder has a sweep, loop, finished run, or a run with other settings or lists.
 
-    Lists and recordings may move as long as the contents of the lists are unchanged. With `extends`, more
-    epochs are allowed. A run that was stopped before its first checkpoint is not checked.
+    Lists and recordings may move as long as the contents of the lists are unchanged. With `extends`, a larger
+    train.epochs is allowed. A run that was stopped before its first checkpoint is not checked.
     """
     from sslsv.evaluation.overlap import TrainedOn
     from sslsv.evaluation.trials import digest_of_lists
@@ -220,10 +220,10 @@ def is_begun(folder: "RunFolder") -> bool:
 def prepare_folder(
     folder: "RunFolder", config: Config, manifest: "Manifest", is_fresh: bool, command: str = ""
 ) -> None:
-    """Make the run's folder, or say at which step the unfinished or extended run in it resumes.
+    """Create the run's folder, or print at which step the unfinished or extended run in it resumes.
 
-    With `is_fresh`, an old folder is renamed.  So is one with checkpoints but no config.yml, from which the
-    new run would otherwise resume.
+    With `is_fresh`, an existing folder is renamed. A folder with checkpoints but no config.yml is always
+    renamed, because the new run would otherwise resume from these checkpoints.
     """
     from sslsv.evaluation.overlap import TrainedOn
     from sslsv.evaluation.trials import digest_of_lists
@@ -244,7 +244,7 @@ def prepare_folder(
             longer = f"train.epochs is now {config.train.epochs} instead of {old.train.epochs}"
             print(f"{longer}: the learning rate follows the longer schedule and may jump up", file=sys.stderr)
         if folder.has("summary.json"):
-            folder.delete("summary.json")  # before the new settings: without it, this command can be repeated
+            folder.delete("summary.json")  # before config.yml changes, so that this command can be repeated
         warnings = folder.read_json("run.json").get("warnings", []) if folder.has("run.json") else []
     else:
         if folder.has("summary.json") or folder.names("checkpoints") or (is_fresh and folder.kind()):
@@ -252,7 +252,7 @@ def prepare_folder(
         is_same = folder.has("config.yml") and folder.read("config.yml") == settings  # it had no checkpoint
         TrainedOn.of(config.data.root, manifest).write(folder)
         warnings = find_leaks(config, folder)
-        # The identity comes before config.yml, which makes the folder a run.
+        # run.json is written before config.yml, because config.yml marks the folder as a run.
         wandb_id = folder.read_json("run.json")["wandb_id"] if is_same else uuid.uuid4().hex[:12]
         identity = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "wandb_id": wandb_id}
         about = {"command": command, "warnings": warnings, "lists": digest_of_lists(config)}
@@ -263,14 +263,14 @@ def prepare_folder(
 
 
 def find_leaks(config: Config, folder: "RunFolder") -> list[str]:
-    """Return a sentence for each kind of test data that the run in a folder trains on."""
+    """Return a warning for each kind of validation or test data that the run in a folder trains on."""
     from sslsv.evaluation import overlap
     from sslsv.evaluation.trials import listed_trials, open_training_side
 
     root, sentences = config.data.root, list[str]()
     names = dict.fromkeys(filter(None, [config.evaluation.validation, *config.evaluation.test]))
     found = [listed_trials(root, name) for name in names]
-    if config.encoder.init and not config.evaluation.validation:  # another seed may have held out others
+    if config.encoder.init and not config.evaluation.validation:  # another seed holds out other speakers
         found += filter(None, [open_training_side(config)[1]])
     sources, _ = overlap.trained_on(config, folder) if found else ([], [])
     for trials in found:

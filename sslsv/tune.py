@@ -1,10 +1,10 @@
 """Search hyperparameters: `sslsv tune SPACE [key=value ...]`.
 
-Checks the space with the settings around it, works out how many trials run at once, and runs them under Ray
-Tune.  What it leaves is described in search/sweep.py.
+Checks the space and the settings of its trials, determines how many trials run at once, and runs them with
+Ray Tune. The files of a sweep are described in search/sweep.py.
 
-Exit codes: 0 searched (or planned), 1 no trial can win or none can be confirmed, or the sweep was halted,
-2 the request can't be met, 130 interrupted.
+Exit codes: 0 done, 1 no trial can win, nothing can be confirmed, or the sweep was halted, 2 the request can't
+be met, 130 interrupted.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from pydantic import ValidationError
 from sslsv.evaluation.arguments import run_command
 from sslsv.settings import Failed, command_name, given_file
 
-if TYPE_CHECKING:  # Ray, torch and Optuna take seconds: they are imported after the arguments are read
+if TYPE_CHECKING:  # needs Ray, torch and Optuna, which functions import after parsing the arguments
     from sslsv.search.executor import Slots
     from sslsv.search.sweep import Sweep
 
-NUM_PAGES = 3  # best trials that get a page; `sslsv report` writes those of others
+NUM_PAGES = 3  # best trials that get a report; `sslsv report` writes the reports of others
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,22 +35,22 @@ def main(arguments: list[str] | None = None) -> int:
     add("space", nargs="?", type=Path, help="a Python file, such as tune_spaces/vicreg.py")
     add("overrides", nargs="*", metavar="key=value", help="settings of all trials, such as train.epochs=20")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--resume", action="store_true", help="go on with the unfinished sweep of this name")
-    how.add_argument("--fresh", action="store_true", help="start anew; a sweep that is there is renamed")
-    how.add_argument("--plan", action="store_true", help="say what would run, and start nothing")
-    add("--trials", type=int, help="how many configurations to try, instead of the space's number")
-    add("--confirm", type=int, metavar="K", help="then train the K best and the base anew and test them")
-    add("--seeds", type=int, default=3, metavar="N", help="trainings of each that is confirmed (%(default)s)")
-    add("--concurrent", type=int, help="trials at once; else as many as fit")
-    add("--storage", default="tune", help="folder or URI of all sweeps")
-    add("--name", help="name of the sweep's folder; else that of the space file")
+    how.add_argument("--resume", action="store_true", help="continue the existing sweep of this name")
+    how.add_argument("--fresh", action="store_true", help="start a new sweep; an existing one is renamed")
+    how.add_argument("--plan", action="store_true", help="print what would run, without starting it")
+    add("--trials", type=int, help="number of configurations to try (default: the space's number)")
+    add("--confirm", type=int, metavar="K", help="then retrain the K best and the base, and test them")
+    add("--seeds", type=int, default=3, metavar="N", help="with --confirm: seeds for each (%(default)s)")
+    add("--concurrent", type=int, help="trials at once (default: as many as fit)")
+    add("--storage", default="tune", help="folder or URI for all sweeps")
+    add("--name", help="name of the sweep's folder (default: name of the space file)")
     options = parser.parse_intermixed_args(arguments)
     options.command = f"{command_name('tune')} {shlex.join(sys.argv[1:] if arguments is None else arguments)}"
     return run_command(run, options, "the same command with --resume goes on")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Search as asked; raises ValueError or OSError before anything is started, `Failed` afterwards."""
+    """Run the search; raises ValueError or OSError before anything is started, `Failed` afterwards."""
     options.space = given_file(options.space, "space", "tune_spaces/demo.py")
     from sslsv.evaluation.trials import digest_of_lists
     from sslsv.reports.page import metric_title
@@ -66,25 +66,25 @@ def run(options: argparse.Namespace) -> int:
 
     space = with_overrides(load_space(options.space), options.overrides)
     folder = RunFolder(options.storage, options.name or options.space.stem)
-    # A sweep that is confirmed has most often ended.
+    # With --confirm, an existing sweep is resumed: it usually has ended already.
     is_resumed = options.resume or (options.confirm and not options.fresh and folder.has("sweep.json"))
     mode = "fresh" if options.fresh else "resume" if is_resumed else "new"
     if options.trials is None and space.trials and mode == "resume" and folder.has("sweep.json"):
-        options.trials = folder.read_json("sweep.json")["trials"]  # an earlier --trials holds
+        options.trials = folder.read_json("sweep.json")["trials"]  # keeps an earlier --trials
     if options.trials is not None:
         try:
             space = replace(space, trials=options.trials)
         except ValidationError as error:
             raise ValueError(sentence_of(error)) from error
     base = base_config(space)
-    base = replace(base, data=replace(base.data, root=absolute(base.data.root)))  # trials run elsewhere
+    base = replace(base, data=replace(base.data, root=absolute(base.data.root)))  # trials have their own cwd
     searcher, rungs = Searcher(space, base), rungs_of(space, base)
     check_trials(space, base, searcher)
     if options.confirm is not None:
         check_confirmation(base, options.confirm, options.seeds)
     tests = list(base.evaluation.test) if options.confirm is not None else []
     corners = [trial_config(base, space, {**at, "evaluation.test": tests}) for _, at in searcher.corners()]
-    # The one with the fewest batches stands for all that have the same initial weights.
+    # Check only the corner with the fewest batches among corners with the same initial weights.
     by_batches = sorted(corners, key=lambda each: -each.data.fraction / each.train.batch_size)
     starts = {each.encoder.source(): each for each in by_batches}.values()
     for config in starts:
@@ -130,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def search(sweep: "Sweep", slots: "Slots") -> None:
-    """Run what is left of a sweep and say what it came to; raises `Failed` if no trial can win."""
+    """Run the rest of a sweep and print its results; raises `Failed` if no trial can win."""
     from sslsv.reports.sweep import write_sweep_report
     from sslsv.reports.training import write_report
     from sslsv.runs.display import LiveLine
@@ -141,7 +141,7 @@ def search(sweep: "Sweep", slots: "Slots") -> None:
     try:
         with LiveLine(f"training, {slots.at_once} trial(s) at once"):
             run_sweep(sweep, slots, sweep.folder.name)
-    except BaseException:  # Ctrl-C, too: what there is so far can be looked at
+    except BaseException:  # on Ctrl-C too, so that the report shows the results so far
         with contextlib.suppress(OSError):
             write_sweep_report(sweep.folder)
         raise
@@ -162,7 +162,7 @@ def search(sweep: "Sweep", slots: "Slots") -> None:
 
 
 def confirm(sweep: "Sweep", slots: "Slots", num_best: int, num_seeds: int) -> None:
-    """Train the best trials and the base anew where that is left; compare them, or raise `Failed`."""
+    """Retrain the best trials and the base where needed and compare them; raises `Failed` if none can be."""
     from sslsv.reports.sweep import write_sweep_report
     from sslsv.runs.display import LiveLine
     from sslsv.runs.folder import below, here

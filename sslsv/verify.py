@@ -1,7 +1,7 @@
-"""Are these recordings of one speaker? `sslsv verify RUN ENROLMENT ... TEST`.
+"""Decide whether recordings are from the same speaker: `sslsv verify RUN ENROLMENT ... TEST`.
 
-Prints the cosine and, where an evaluation has left a calibration, the log-likelihood ratio, and probability
-and decision twice: as if both answers were equally likely before, and at a stated operating point.
+Prints the cosine and, if `sslsv evaluate` has stored a calibration, the log-likelihood ratio with a
+probability and a decision for two cases: equal prior probabilities, and the given operating point.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from sslsv.settings import command_name
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = encoder_parser("verify", "Are these recordings of one speaker?")
+    parser = encoder_parser("verify", "Decide whether recordings are from the same speaker.")
     add = parser.add_argument
     add("recordings", nargs="+", metavar="FILE", help="enrolment of one speaker, then the test recording")
     add("--p-target", type=float, default=0.01, help="prior probability of the same speaker (default 0.01)")
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compare the last recording with the others, print the result; raises ValueError or OSError."""
+    """Compare the last recording with the others and print the result; raises ValueError or OSError."""
     *enrolment, test = options.recordings
     if not enrolment:
         raise ValueError(f"only {test} is given; name at least one enrolment recording before it")
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def in_words(result: dict[str, Any]) -> str:
-    """Write the result for a person."""
+    """Return the result as text for a person."""
     cosine = f"cosine                 {result['cosine']:.4f}"
     if "llr" not in result:
         return (

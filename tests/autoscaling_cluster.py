@@ -1,4 +1,4 @@
-"""A Ray cluster whose autoscaler adds machines, each a raylet of its own on this one."""
+"""Run a Ray cluster whose autoscaler adds machines; each one is a separate raylet on this machine."""
 
 import contextlib
 import json
@@ -16,12 +16,12 @@ from unittest import mock
 
 from tests.conftest import REPOSITORY
 
-HEAD = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"  # as Ray's fake provider calls its head
+HEAD = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"  # id of the head in Ray's fake provider
 
 
 @contextlib.contextmanager
 def autoscaling_cluster(cpus: int, most: int) -> Iterator[str]:
-    """Address of a head of one CPU that may be joined by up to `most` machines of `cpus` CPUs; none is there."""
+    """Yield the address of a one-CPU head; the autoscaler may add up to `most` machines of `cpus` CPUs."""
     folder = Path(tempfile.mkdtemp(prefix="ra", dir="/tmp"))
     with socket.socket() as free:
         free.bind(("", 0))
@@ -39,8 +39,8 @@ def autoscaling_cluster(cpus: int, most: int) -> Iterator[str]:
             "launch_multiple": True,
             "head_node_id": HEAD,
             "gcs_address": address,
-            "use_node_id_as_ip": True,  # all share this machine's address
-            # Nothing is to be set up by ssh, which would fail in its first round after half a minute.
+            "use_node_id_as_ip": True,  # all nodes share this machine's address
+            # Disable the setup by ssh, which would fail after half a minute.
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
         },
@@ -96,7 +96,7 @@ def _wait_for(address: str, folder: Path) -> None:
 
 
 def _kill_rest(folder: Path) -> None:
-    """End what the autoscaler has started: all processes that name the folder of this cluster."""
+    """Kill the processes that the autoscaler has started: all whose command names this cluster's folder."""
     for place in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if place.name.isdigit() and str(folder).encode() in (place / "cmdline").read_bytes():

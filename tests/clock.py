@@ -1,8 +1,8 @@
-"""Time that passes only when it is told to, so that no busy machine can disturb a test of sums of seconds."""
+"""Provide a clock that advances only on request, so that a busy machine cannot disturb tests of durations."""
 
 
 class Clock:
-    """In place of a module's `time`; each look at it takes `tick_seconds`, so that nothing takes no time at all."""
+    """Replace a module's `time`; each reading advances it by `tick_seconds`, so that no duration is zero."""
 
     def __init__(self, tick_seconds: float = 1e-6) -> None:
         self.now = 0.0

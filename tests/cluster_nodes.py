@@ -1,4 +1,4 @@
-"""Machines for `ray up` on one machine: network, process and mount namespaces with an sshd in each."""
+"""Simulate machines for `ray up` on one machine: network, process and mount namespaces, each with an sshd."""
 
 import contextlib
 import os
@@ -10,12 +10,12 @@ from pathlib import Path
 
 NETWORK = "10.213.7"
 BRIDGE = "sslsv-br"
-ROUTE = f"route add default via {NETWORK}.1"  # leads nowhere, but Ray finds a machine's address by it
-HOME, SHARED = "/srv", "/media"  # inside a machine: root's home, and the storage that all machines see
+ROUTE = f"route add default via {NETWORK}.1"  # leads nowhere; Ray needs it to find its address
+HOME, SHARED = "/srv", "/media"  # paths inside a machine: root's home and the shared storage
 
 
 def reason_not_to_run() -> str | None:
-    """Why namespaces with sshd can't be had here, if so."""
+    """Return why namespaces with sshd are unavailable here; None if they are available."""
     if os.geteuid() != 0:
         return "namespaces need root"
     missing = [name for name in ("ip", "unshare", "rsync", "ssh", "ssh-keygen") if not shutil.which(name)]
@@ -33,7 +33,7 @@ def reason_not_to_run() -> str | None:
 
 
 class Machines:
-    """Machines `10.213.7.2`, `.3` ... with one root key; each has a home, a /tmp and processes of its own.
+    """Machines `10.213.7.2`, `.3` ... with one root key; each has its own home, /tmp and processes.
 
     `folder` must not lie below /tmp, which each machine replaces.
     """
@@ -65,20 +65,20 @@ class Machines:
             process.wait()
 
     def _clear(self) -> None:
-        """Take away machines, these or those that a killed test left."""
+        """Remove these machines, and machines left by a killed test."""
         for i in range(len(self.addresses)):
             name = f"sslsv-n{i}"
             found = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True).stdout
             for pid in found.split():
-                with contextlib.suppress(ProcessLookupError):  # gone with the first process of its namespace
+                with contextlib.suppress(ProcessLookupError):  # it ended with its namespace
                     os.kill(int(pid), signal.SIGKILL)
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
-            # The kernel takes a moment to do it itself, in which the next test would find the name in use.
+            # The kernel removes it only after a moment; until then the next test would find the name in use.
             subprocess.run(["ip", "link", "del", f"sslsv-v-n{i}"], capture_output=True)
         subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True)
 
     def ssh(self, address: str, line: str) -> subprocess.CompletedProcess[str]:
-        """The result of a command line on a machine."""
+        """Run a command line on a machine and return the result."""
         settings = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR")
         options = [f"-o{setting}" for setting in settings]
         command = ["ssh", "-i", str(self.key), *options, f"root@{address}", line]
@@ -93,7 +93,7 @@ class Machines:
         shutil.copy("/etc/skel/.bashrc", home / ".bashrc")  # returns early in shells that are not interactive
         passwd = Path("/etc/passwd").read_text().replace(":/root:", f":{HOME}:", 1)
         (own / "passwd").write_text(passwd)
-        # Gloo meets the others at the address of its machine's name, which must not be a loopback one.
+        # Gloo uses the address of the machine's name, which must not be a loopback address.
         (own / "hosts").write_text(f"127.0.0.1 localhost\n{address} {name}\n")
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(own / "host_key"))
         (own / "sshd_config").write_text(

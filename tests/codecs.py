@@ -1,4 +1,4 @@
-"""The codecs and containers that recordings come in, written by libsndfile or FFmpeg."""
+"""Write recordings in many codecs and containers by libsndfile or FFmpeg."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ import soundfile
 
 RATE = 16000
 
-# File name: format and subtype of libsndfile, or container and codec of FFmpeg with the rate it needs.
+# File name -> format and subtype of libsndfile, or container and codec of FFmpeg with its sample rate.
 BY_LIBSNDFILE = {
     "pcm16.wav": ("WAV", "PCM_16"),
     "pcm8.wav": ("WAV", "PCM_U8"),
@@ -52,12 +52,12 @@ BY_FFMPEG = {
     "piped.flac": ("flac", "flac", RATE),
 }
 CODECS = [*BY_LIBSNDFILE, *BY_FFMPEG]
-# What libsndfile can't read, or not right.
+# Files that libsndfile cannot read, or reads wrongly.
 WHOLE = [name for name in (*BY_FFMPEG, "gsm.wav") if name != "other.mp3"]
 
 
 def speech(seconds: float = 2.0) -> np.ndarray:
-    """A gliding tone in noise, which begins with silence, (T,) of full scale 1."""
+    """Return a gliding tone in noise after initial silence, (T,), full scale 1."""
     time = np.arange(round(seconds * RATE)) / RATE
     noise = np.random.default_rng(1).standard_normal(len(time))
     wave = 0.2 * np.sin(2 * np.pi * (300 + 80 * time) * time) + 0.03 * noise
@@ -65,7 +65,7 @@ def speech(seconds: float = 2.0) -> np.ndarray:
 
 
 def write_codec(folder: Path, name: str, waveform: np.ndarray) -> Path:
-    """Write a mono waveform under one of the names of CODECS; in piped ones the length is unknown."""
+    """Write a mono waveform to a file named in CODECS; headers of piped files have no length."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.name in BY_LIBSNDFILE:

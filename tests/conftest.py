@@ -1,11 +1,11 @@
-"""What several tests share: a small synthetic corpus, and one Ray session."""
+"""Define shared fixtures: a small synthetic corpus, a run on it, and one Ray session."""
 
 import os
 import shutil
 import sys
 import tempfile
 
-# Before the first import of ray: no token file, no usage report, no progress bars.
+# Set before the first import of ray: no token file, no usage report, no progress bars.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
@@ -35,7 +35,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def demo_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus of 8 + 2 training and 3 trial speakers, 2 recordings of 2 utterances each; do not write into it."""
+    """Make a corpus (read-only) of 8 + 2 training and 3 trial speakers, 2 recordings of 2 utterances each."""
     root = tmp_path_factory.mktemp("demo_corpus")
     make_demo_corpus(root, DemoOptions(speakers=8, eval_speakers=3, recordings=2, utterances=2, bank_files=3))
     return root
@@ -43,7 +43,7 @@ def demo_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def packed_demo_corpus(tmp_path_factory: pytest.TempPathFactory, demo_corpus: Path) -> Path:
-    """The demo corpus in shards; do not write into it."""
+    """Pack the demo corpus into shards (read-only)."""
     from sslsv.prepare_data.pack import pack
 
     out = tmp_path_factory.mktemp("packed_demo") / "packed"
@@ -53,7 +53,7 @@ def packed_demo_corpus(tmp_path_factory: pytest.TempPathFactory, demo_corpus: Pa
 
 @pytest.fixture(scope="session")
 def object_storage() -> "Iterator[ObjectStorage]":
-    """An S3-compatible server with an empty bucket; processes started by tests find it too."""
+    """Start an S3-compatible server with an empty bucket; processes started by tests use it too."""
     from tests.object_storage import ObjectStorage
 
     storage = ObjectStorage()
@@ -65,7 +65,7 @@ def object_storage() -> "Iterator[ObjectStorage]":
 
 @pytest.fixture(scope="session")
 def small_config(demo_corpus: Path) -> "Config":
-    """Settings of a tiny SimCLR on the demo corpus, validated on three held-out speakers after each epoch."""
+    """Return settings of a tiny SimCLR on the demo corpus, validated each epoch on 3 held-out speakers."""
     from sslsv.config import Config
     from sslsv.settings import apply_overrides, parse_yaml
 
@@ -83,7 +83,7 @@ def small_config(demo_corpus: Path) -> "Config":
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory, small_config: "Config") -> str:
-    """The folder of a run with a tiny encoder and three checkpoints, the second the best; do not write into it."""
+    """Make a run (read-only) with a tiny encoder and three checkpoints, of which the second is the best."""
     import dataclasses
 
     from sslsv.config import to_yaml
@@ -107,7 +107,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, small_config: "Config") 
 
 
 def batches_without_ray(set_attribute: Callable[[object, str, object], None]) -> None:
-    """Have training make its batches in the process itself."""
+    """Make training build its batches in its own process."""
     from sslsv.training import corpus, loop
     from tests.data.batches import plain_batches
 
@@ -121,14 +121,14 @@ def batches_without_ray(set_attribute: Callable[[object, str, object], None]) ->
 
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training makes its batches in the test's own process."""
+    """Make training build its batches in the test's process."""
     batches_without_ray(monkeypatch.setattr)
 
 
 @pytest.fixture
 def ray_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A new home, without a token, where Ray's logs go too; processes of the test ask for tokens."""
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # pytest's own are too deep for a socket
+    """Make a home folder without a token, also for Ray's logs; Ray requires tokens in this test."""
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # pytest's folders are too deep for a socket path
     monkeypatch.setenv("HOME", folder)
     monkeypatch.setenv("RAY_TMPDIR", folder)
     monkeypatch.delenv("RAY_AUTH_MODE")
@@ -138,10 +138,10 @@ def ray_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """A local Ray with 4 logical CPUs: a training worker that holds them all would leave none for its data tasks."""
+    """Start a local Ray with 4 logical CPUs, so that data tasks have CPUs next to a training worker."""
     import ray
 
-    # The path of a socket is limited to 107 characters: pytest's own folders are too deep.
+    # The path of a socket is limited to 107 characters; pytest's folders are too deep.
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     search_path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
     ray.init(

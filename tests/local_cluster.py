@@ -1,4 +1,4 @@
-"""A Ray cluster of several machines, each a raylet of its own on this one."""
+"""Run a Ray cluster of several machines, each a separate raylet on this machine."""
 
 import contextlib
 import os
@@ -17,12 +17,12 @@ from ray.cluster_utils import Cluster
 from tests.conftest import REPOSITORY
 from tests.processes import environment_of, pids_with
 
-# Where Ray notes the cluster that `ray.init()` would join.
+# File in which Ray records the cluster that `ray.init()` would join.
 CURRENT = os.path.join(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
 
 
 class LocalCluster:
-    """Machines with so many CPUs each; the first is the head, on which the driver runs."""
+    """Start machines with the given numbers of CPUs; the first is the head, which runs the driver."""
 
     def __init__(self, *cpus: int, object_store_mb: int = 150) -> None:
         # The path of a socket is limited to 107 characters.
@@ -38,7 +38,7 @@ class LocalCluster:
 
     @property
     def address(self) -> str:
-        """For RAY_ADDRESS."""
+        """Return the value for RAY_ADDRESS."""
         return str(self.cluster.address)
 
     def add(self, cpus: int) -> Any:
@@ -46,23 +46,23 @@ class LocalCluster:
         return self.cluster.add_node(num_cpus=cpus, object_store_memory=self.object_store_memory)
 
     def kill(self, machine: Any) -> None:
-        """Take a machine away without a word, as a power cut does: SIGKILL to its raylet."""
+        """Remove a machine without notice, like a power cut, by SIGKILL to its raylet."""
         self.cluster.remove_node(machine, allow_graceful=False)
 
     def drain(self, machine: Any, seconds: int) -> None:
-        """Give notice that a machine will be taken away, as a provider of preemptible ones does."""
+        """Announce the removal of a machine, like the provider of a preemptible machine."""
         command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", self.address]
         command += ["--node-id", machine.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
         command += ["--reason-message", "preemption", "--deadline-remaining-seconds", str(seconds)]
         subprocess.run(command, check=True, capture_output=True)
 
     def machine_of(self, pid: int) -> Any:
-        """The machine, not the head, whose raylet has started a process, or None."""
+        """Return the machine (never the head) whose raylet has started a process, or None."""
         raylets = {each.all_processes["raylet"][0].process.pid: each for each in self.cluster.worker_nodes}
         while pid > 1 and pid not in raylets:
             try:
                 with open(f"/proc/{pid}/stat") as file:
-                    pid = int(file.read().rpartition(")")[2].split()[1])  # its parent
+                    pid = int(file.read().rpartition(")")[2].split()[1])  # the parent's process id
             except OSError:
                 return None
         return raylets.get(pid)
@@ -80,9 +80,9 @@ class LocalCluster:
 
 @contextlib.contextmanager
 def local_cluster(*cpus: int, object_store_mb: int = 150) -> Iterator[LocalCluster]:
-    """A LocalCluster that RAY_ADDRESS names while it is there."""
+    """Yield a LocalCluster, to which RAY_ADDRESS points meanwhile."""
     with mock.patch.dict(os.environ):
-        cluster = LocalCluster(*cpus, object_store_mb=object_store_mb)  # which sets PYTHONPATH
+        cluster = LocalCluster(*cpus, object_store_mb=object_store_mb)  # this sets PYTHONPATH
         os.environ["RAY_ADDRESS"] = cluster.address
         try:
             yield cluster

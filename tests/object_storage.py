@@ -1,4 +1,4 @@
-"""An S3-compatible server on loopback: moto's, in a thread, counting what is asked of it."""
+"""Run an S3-compatible server (moto) on loopback in a thread, and record its requests."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ SECRET_KEY = "FAKE/SECRET/storage+key"
 
 @dataclass(frozen=True)
 class Request:
-    """What one client asked, and how many bytes of content it was sent."""
+    """Hold one request of a client, and the number of content bytes in the answer."""
 
     method: str
     path: str
@@ -29,7 +29,7 @@ class Request:
 
 @dataclass
 class ObjectStorage:
-    """A bucket; `refuses(environ)` may say which requests are answered 403 from now on."""
+    """Hold a bucket; requests for which `refuses(environ)` is true are answered with 403."""
 
     requests: list[Request] = field(default_factory=list)
     refuses: Callable[[dict[str, Any]], bool] = lambda _: False
@@ -54,18 +54,18 @@ class ObjectStorage:
         filesystem.create_dir(self.bucket)
 
     def folder(self) -> str:
-        """The URI of a folder that nothing has been put into."""
+        """Return the URI of a new, empty folder."""
         return f"s3://{self.bucket}/{uuid.uuid4().hex[:8]}"
 
     def upload(self, folder: os.PathLike[str]) -> str:
-        """The URI of a copy of a local folder."""
+        """Upload a local folder and return the URI of the copy."""
         uri = self.folder()
         filesystem, place = fs.FileSystem.from_uri(uri)
         fs.copy_files(os.fspath(folder), place, destination_filesystem=filesystem)
         return uri
 
     def names(self, uri: str) -> list[str]:
-        """Sorted names of all objects below a folder, relative to it."""
+        """Return the sorted names of all objects below a folder, relative to it."""
         filesystem, place = fs.FileSystem.from_uri(uri)
         found = filesystem.get_file_info(fs.FileSelector(place, recursive=True, allow_not_found=True))
         return sorted(entry.path[len(place) + 1 :] for entry in found if entry.type == fs.FileType.File)

@@ -1,4 +1,4 @@
-"""Processes of this machine and what they listen on, from Linux' own tables."""
+"""Inspect processes of this machine and their listening sockets through Linux's /proc."""
 
 import contextlib
 import ipaddress
@@ -11,20 +11,20 @@ LISTENING = "0A"
 
 
 def environment_of(pid: int | str) -> list[str]:
-    """The entries `NAME=value` that a process was started with; none when it is gone or not ours."""
+    """Return the environment `NAME=value` of a process; empty if it has ended or belongs to another user."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
     return []
 
 
 def pids_with(*entries: str) -> list[int]:
-    """The processes that were started with all these entries in their environment."""
+    """Return the processes that were started with all these environment entries."""
     pids = filter(str.isdigit, os.listdir("/proc"))
     return sorted(int(pid) for pid in pids if set(entries) <= set(environment_of(pid)))
 
 
 def listening_addresses(pids: Iterable[int]) -> dict[str, str]:
-    """`address:port` of every TCP socket that some processes listen on, and the command of one of them."""
+    """Return `address:port` of each TCP socket that the processes listen on, with one of their commands."""
     sockets = {}
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -44,7 +44,7 @@ def listening_addresses(pids: Iterable[int]) -> dict[str, str]:
 
 
 def readable(address: str) -> str:
-    """The kernel writes addresses as hexadecimal 32-bit words in the machine's byte order (little-endian)."""
+    """Convert the kernel's address, hexadecimal 32-bit words in the machine's byte order (little-endian)."""
     words = [bytes.fromhex(address[i : i + 8])[::-1] for i in range(0, len(address), 8)]
     return str(ipaddress.ip_address(b"".join(words)))
 

@@ -1,4 +1,4 @@
-"""Trainings whose every step is noted by the workers themselves; see recorded_training.py."""
+"""Run trainings whose workers record every step; see recorded_training.py."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from tests.training_command import Training
 
 
 class Recorded(Training):
-    """A Training that can be asked what its workers have done."""
+    """Run a Training and report what its workers have done."""
 
     def __init__(
         self,
@@ -29,18 +29,18 @@ class Recorded(Training):
         super().__init__(tmp_path, corpus, name, *overrides, epochs=epochs, command=command)
 
     def lines(self) -> list[dict[str, Any]]:
-        """What every worker noted at every step, in the order of time."""
+        """Return the records of all workers and steps, in the order of time."""
         found = []
         for file in self.notes.iterdir():
             for line in file.read_text().splitlines():
                 try:
                     found.append(json.loads(line) | {"pid": int(file.stem)})
-                except json.JSONDecodeError:  # cut short by a kill
+                except json.JSONDecodeError:  # truncated by a kill
                     continue
         return sorted(found, key=lambda line: line["time"])
 
     def rows(self) -> dict[int, dict[str, set[str]]]:
-        """Of every step: sample -> checksums of its audio; one, however often the step was done."""
+        """Return step -> sample -> checksums of its audio; a repeated step must not add a second checksum."""
         found: dict[int, dict[str, set[str]]] = {}
         for line in self.lines():
             for sample, checksum in line["rows"].items():
@@ -48,25 +48,25 @@ class Recorded(Training):
         return found
 
     def has_done(self, step: int, workers: int | None = None) -> bool:
-        """Whether the newest step is at least this one, and taken by so many workers."""
+        """Return whether the newest step is `step` or later, and was taken by `workers` workers."""
         lines = self.lines()
         return bool(lines) and lines[-1]["step"] >= step and workers in (None, lines[-1]["workers"])
 
     def workers(self) -> list[int]:
-        """The processes that took the newest step, or the one before it."""
+        """Return the processes that took the newest step or the one before it."""
         lines = self.lines()
         return sorted({line["pid"] for line in lines if line["step"] >= lines[-1]["step"] - 1})
 
     def resumed_at(self, moment: float) -> int | None:
-        """The first step that others took than the processes before a moment; None where the same went on."""
+        """Return the first step by processes that had no step before `moment`; None if there are none."""
         lines = self.lines()
         old = {line["pid"] for line in lines if line["time"] <= moment}
         return next((line["step"] for line in lines if line["pid"] not in old), None)
 
     def cost_of(self, moment: float) -> tuple[int, float]:
-        """Steps that were done again after a fault, and seconds from it to the first new step.
+        """Return the number of repeated steps after a fault, and the seconds from it to the first new step.
 
-        0 and the longest pause around it where the workers went on.
+        If the same workers continued: 0, and the longest pause around the fault.
         """
         lines = self.lines()
         before = [line for line in lines if line["time"] <= moment]

@@ -1,7 +1,8 @@
-"""`python tests/recorded_training.py NOTES PACE DATA_PACE SETTINGS.yml [key=value ...]`: `sslsv.train`, noted.
+"""Record `sslsv.train`: python tests/recorded_training.py NOTES PACE DATA_PACE SETTINGS.yml [key=value ...]
 
 Each worker appends a line per step to NOTES/<pid>.jsonl: step, time, number of workers, and for every sample
-of its part of the batch a checksum of its audio.  A step takes at least PACE seconds, a block of data DATA_PACE.
+of its part of the batch a checksum of the audio. A step takes at least PACE seconds, a
+block of data DATA_PACE.
 """
 
 import functools
@@ -20,10 +21,10 @@ from sslsv.training.loop import Training
 
 
 def record(training: Training, notes: str, pace: float, data_pace: float) -> dict[str, Any]:
-    """Task of a Ray Train worker."""
+    """Run the training of a Ray Train worker and record its steps."""
     take_step = training.take_step
 
-    class Slow:  # here, so that it travels to the data processes with the job
+    class Slow:  # a local class, so that it is sent to the data processes
         def __init__(self, maker: Any, seconds: float) -> None:
             self.maker, self.seconds = maker, seconds
 

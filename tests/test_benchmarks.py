@@ -1,4 +1,4 @@
-"""What benchmarks refuse, and what they take for measured; nothing is measured here."""
+"""Test which requests benchmarks refuse and which results they reuse; nothing is measured here."""
 
 import importlib
 import itertools
@@ -45,7 +45,7 @@ def test_with_wrong_labels__gives_the_share_another_label_and_the_rest_their_own
 
 
 class OneEpoch:
-    """In place of a plan, which takes a corpus."""
+    """Stand in for a plan, which would need a corpus."""
 
     needs_labels = False
 
@@ -85,7 +85,7 @@ def test_main__a_corpus_that_nothing_would_read_is_refused(monkeypatch, tmp_path
 
 
 class Ready:
-    """A contestant that takes no time."""
+    """Stand in for a contestant, without measuring."""
 
     jobs: list[dict] = []
 

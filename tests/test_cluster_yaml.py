@@ -1,4 +1,4 @@
-"""The cluster files are what `ray up`, Slurm and Kubernetes would take; nothing is started."""
+"""Check that `ray up`, Slurm and Kubernetes would accept the cluster files; nothing is started."""
 
 import os
 import subprocess
@@ -18,9 +18,9 @@ def test_cluster_files__pass_rays_own_validator(name):
 
     config = prepare_config(yaml.safe_load((ROOT / name).read_text(encoding="utf-8")))
     validate_config(config)
-    # Not ~/sslsv: scripts of `ray submit` run in ~, where such a folder would be taken for the package.
+    # Not ~/sslsv: scripts of `ray submit` run in ~, where Python would import that folder as the package.
     assert config["file_mounts"]["~/sslsv-project"] == "."
-    # `data` without its slash would keep sslsv/data from the machines.
+    # `data` without the slash would also exclude sslsv/data.
     excluded = set(config["rsync_exclude"])
     assert {"/data", "/tune", "/runs"} <= excluded and "data" not in excluded
     assert any("requirements.txt" in command for command in config["setup_commands"])
@@ -39,7 +39,7 @@ def test_cluster_yaml__has_a_head_that_does_not_train_and_spot_workers_with_a_fa
     assert spot["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert "InstanceMarketOptions" not in fallback["node_config"]
     assert spot["priority"] > fallback.get("priority", 0) and spot["resources"] == fallback["resources"]
-    # In the background, with nothing left open that ssh would wait for.
+    # In the background, with all streams redirected, because ssh waits for open ones.
     watch = config["worker_start_ray_commands"][-1]
     assert "deploy/spot_watch.py $RAY_HEAD_IP:6379 >" in watch and watch.endswith("2>&1 < /dev/null &")
 

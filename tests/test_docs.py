@@ -1,4 +1,4 @@
-"""The documentation says what the program does: its commands run, its sentences are the program's, its pages are whole."""
+"""Check the documentation: its commands run, quoted messages are the program's, and no page is missing."""
 
 import ast
 import importlib.util
@@ -18,7 +18,7 @@ SENTENCES = re.findall(r"^### `(.+)`$", (ROOT / "docs/troubleshooting.md").read_
 
 
 def program_texts() -> str:
-    """All texts of the package, one a line, `…` for what is filled in."""
+    """Return all string literals of the package, one per line, with `…` for filled-in values."""
     texts = []
     for file in sorted((ROOT / "sslsv").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -68,7 +68,7 @@ def test_site__settings_say_what_they_mean_and_commands_what_they_take(pages) ->
 
 
 def commands_of(page: str) -> list[str]:
-    """The lines of a page's `sh` blocks, which are there to be typed."""
+    """Return the lines of a page's `sh` blocks, which readers type."""
     text = (ROOT / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)
     lines = "".join(blocks).replace("\\\n", "").splitlines()
@@ -76,7 +76,7 @@ def commands_of(page: str) -> list[str]:
 
 
 def run_all(commands: list[str], folder: Path) -> None:
-    """Run commands as a reader would who has typed `. .venv/bin/activate`, with fewer epochs."""
+    """Run commands with fewer epochs, like a reader with an activated .venv."""
     program = folder / "bin" / "sslsv"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sslsv "$@"\n')

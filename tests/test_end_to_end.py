@@ -1,4 +1,4 @@
-"""The whole command on the synthetic corpus, disturbed and undisturbed."""
+"""Test the entire command on the synthetic corpus, with and without interruptions."""
 
 import os
 import re
@@ -45,7 +45,7 @@ def test_train__leaves_a_complete_run_folder(undisturbed):
 
 
 def test_train__killed_and_started_again_ends_with_the_same_weights(undisturbed, tmp_path, demo_corpus):
-    """kill -9 of everything at a step that is no epoch's end; the second start must not see the difference."""
+    """Kill -9 everything within an epoch; the restarted run must end like an undisturbed one."""
     whole, _ = undisturbed
     killed = Training(tmp_path, demo_corpus, "whole", epochs=10)
     killed.wait_for_step(7)
@@ -89,7 +89,7 @@ def test_train__extended_where_its_data_is_now_it_goes_on_and_without_validation
 
 
 def write_odd_recordings(folder, good):
-    """Recordings that must be used although they look odd, and recordings that can't be; returns both lists."""
+    """Write unusual recordings that must be used, and recordings that cannot be; return both lists."""
     folder.mkdir()
     speech, rate = soundfile.read(good)
     assert rate == 16000

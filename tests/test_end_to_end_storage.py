@@ -1,4 +1,4 @@
-"""A run that lives in object storage and hears a packed corpus from there: killed, resumed, and what it gives away."""
+"""Test a run in object storage with a packed corpus there: killed, resumed, and without leaked secrets."""
 
 import re
 import urllib.parse
@@ -19,7 +19,7 @@ SECRETS = {
 
 
 class StoredTraining(Training):
-    """A training whose run folder and corpus are in object storage; wandb is on, without a network."""
+    """Train with run folder and corpus in object storage; wandb is on, in offline mode."""
 
     def __init__(self, tmp_path, storage, corpus, name):
         where = (f"run.storage={storage}", f"data.root={corpus}", "run.wandb=offline")
@@ -28,7 +28,7 @@ class StoredTraining(Training):
 
 
 def texts(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, sockets and devices left out."""
+    """Return the content of every regular file below a folder."""
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -40,7 +40,7 @@ def test_train__in_object_storage_is_the_local_run_even_killed_and_gives_no_secr
         monkeypatch.setenv(name, value)
     monkeypatch.setenv(
         "RAY_TRAIN_ENABLE_STATE_TRACKING", "1"
-    )  # would hand the job to an actor that others ask
+    )  # would pass the job's data to an actor that others can query
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "wandb_files"))
     (tmp_path / "wandb_files").mkdir()
     whole = Training(tmp_path, demo_corpus, "whole", epochs=5)

@@ -45,7 +45,7 @@ def test_evaluate__equals_embeddings_made_one_by_one(run_folder, demo_corpus):
 
 
 def test_evaluate__leaves_scores_report_and_calibration_and_pages_that_link_to_each_other(run_folder, capsys):
-    (run_folder / "report.html").write_text("")  # it was written at the end of the training
+    (run_folder / "report.html").write_text("")  # stands for the report of the training
     (run_folder / "run.json").write_text(json.dumps({"command": "python -m sslsv.train a.yml"}))
     found = evaluate(run_folder)
     lines = (run_folder / "evaluation" / "scores" / "trials.txt").read_text().splitlines()
@@ -174,7 +174,7 @@ def test_evaluate__run_corpus_and_results_in_object_storage(
     assert f"report: {run}/evaluation/report.html" in capsys.readouterr().out
     assert b"</html>" in folder.read("evaluation/report.html")
     object_storage.requests.clear()
-    assert main([*arguments, "--no-calibration"]) == 0  # embeddings were kept: no sample is read again
+    assert main([*arguments, "--no-calibration"]) == 0  # embeddings are cached, so no sample is read again
     assert not [r for r in object_storage.requests if ".int16" in r.path and r.method == "GET"]
     assert main([f"{run}/checkpoints/{folder.names('checkpoints')[0]}", *arguments[1:]]) == 0
 
@@ -210,7 +210,7 @@ def test_evaluate__a_list_of_validation_calibrates_without_the_train_lists(small
 
 
 def run_with(small_run, tmp_path, *changes):
-    """A copy of the newest checkpoint of a run, with other settings."""
+    """Copy the newest checkpoint of a run, with other settings, and return the new run."""
     folder, other = RunFolder.at(small_run), RunFolder(str(tmp_path), "other")
     checkpoint = read_checkpoint(folder, list_checkpoints(folder)[-1][1])
     for old, new in zip(changes[::2], changes[1::2], strict=True):
@@ -279,7 +279,7 @@ def test_evaluate__the_command_that_comes_next_finds_the_calibration(
     for options in (["--precision", "bf16"], ["--checkpoint", "average"], ["--with", small_run]):
         evaluate(run_folder, *options)
         assert "llr" in verified(demo_corpus, capsys)
-    evaluate(run_folder, "--centre", "--cohort-size", "8")  # whose cosines `verify` does not have
+    evaluate(run_folder, "--centre", "--cohort-size", "8")  # `verify` does not support centred cosines
     assert "next:" not in capsys.readouterr().out
     copied = tmp_path / "copied" / list_checkpoints(RunFolder.at(small_run))[-1][1]
     copied.parent.mkdir()
@@ -291,7 +291,7 @@ def test_evaluate__the_command_that_comes_next_finds_the_calibration(
 
 
 def verified(demo_corpus, capsys):
-    """Return what comes of the command that an evaluation has printed."""
+    """Run the command that an evaluation has printed and return its result."""
     command = re.search(r"\nnext: sslsv verify (.*) ENROLMENT.wav TEST.wav\n", capsys.readouterr().out)[1]
     recordings = [str(demo_corpus / path) for path in read_trials(demo_corpus, "trials").paths[:2]]
     assert verify.main([*shlex.split(command), *recordings, "--json"]) == 0
@@ -301,7 +301,7 @@ def verified(demo_corpus, capsys):
 def test_evaluate__a_probe_leaves_its_result_and_a_page(run_folder, demo_corpus, tmp_path, capsys):
     lines = (
         (demo_corpus / "voxceleb2_train_list").read_text().splitlines(keepends=True)
-    )  # labels: the speakers
+    )  # speakers serve as labels
     for name, part in (("train", lines[::2]), ("test", lines[1::2])):
         (tmp_path / name).write_text("".join(part))
     arguments = ["--task", "probe", "--train", str(tmp_path / "train"), "--test", str(tmp_path / "test")]

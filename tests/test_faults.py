@@ -1,7 +1,7 @@
-"""Faults at random moments: the run ends with the weights of an undisturbed one, or stops with a sentence.
+"""Test faults at random moments: a run ends with the weights of an undisturbed one, or with an error message.
 
-`make test-faults` runs them all and prints what each cost, as a row of the table in docs/cluster.md.
-SSLSV_FAULT_REPEATS (1) is how often each is tried, SSLSV_FAULT_SEED (1717) where the random moments begin.
+`make test-faults` runs all faults and prints the cost of each, as a row of the table in docs/cluster.md.
+SSLSV_FAULT_REPEATS (1) is the number of repetitions, SSLSV_FAULT_SEED (1717) the seed of the random moments.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ SEED = int(os.environ.get("SSLSV_FAULT_SEED", "1717"))
 EPOCHS, PACE = 20, 0.1
 ALONE = ("resources.threads_per_worker=1",)
 TWO = (*ALONE, "resources.workers=2", "resources.cpus_per_worker=0.25", "resources.cpus_per_data_task=0.25")
-# On machines of 3 CPUs: one worker and a data process on each.
+# One worker and a data process on each machine of 3 CPUs.
 SPREAD = (*ALONE, "resources.workers=2", "resources.cpus_per_worker=2", "resources.cpus_per_data_task=1")
-# One of each family, and those that keep something between epochs: memory of the corpus, statistics of the gate,
-# bank of references. What any method keeps from step to step is tested in tests/models/test_base.py.
+# One method per family, and the methods that keep state between epochs: memory of the corpus, statistics of
+# the gate, bank of references. tests/models/test_base.py tests the state that methods keep between steps.
 METHODS = {
     "VICReg": "model={name: vicreg, crop_seconds: 0.6, projector_dims: [32, 32, 32]}",
     "DINO": "model={name: dino, long_seconds: 0.6, short_seconds: 0.4, head_dims: [32, 32, 16], "
@@ -53,7 +53,7 @@ def rng(request):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, demo_corpus):
-    """The last checkpoint of a run that nothing happened to, by number of workers, and its last step."""
+    """Return the last checkpoint of an undisturbed run, by number of workers."""
     found = {}
     for workers, options in ((1, ALONE), (2, TWO)):
         folder = tmp_path_factory.mktemp("undisturbed")
@@ -66,14 +66,14 @@ def undisturbed(tmp_path_factory, demo_corpus):
 
 @dataclass(frozen=True)
 class Moment:
-    """When something happens to a training, and the step of the checkpoint that was there by then."""
+    """Hold the time of a fault, and the step of the newest checkpoint at that time."""
 
     time: float
     saved: int
 
 
 def reach(training, rng, last_step):
-    """Wait for a random moment of a training: somewhere inside a step between the third and the last but five."""
+    """Wait for a random moment within a random step, from the third one to the sixth from the end."""
     step = rng.randrange(3, last_step - 5)
     training.wait_until(lambda: training.has_done(step), f"step {step}")
     training.wait_until(lambda: list_checkpoints(training.folder), "a checkpoint")
@@ -82,7 +82,7 @@ def reach(training, rng, last_step):
 
 
 def check_recovery(training, moment, fault, whole, saved=None):
-    """The run finishes with the weights of the whole one; no step before the last checkpoint is done again."""
+    """Check that the run ends with the weights of `whole` and repeats no step before its last checkpoint."""
     code, output = training.wait()
     assert code == 0, output
     assert_same_weights(whole, final(training.folder))
@@ -108,7 +108,7 @@ def test_train__a_worker_is_killed(workers, rng, undisturbed, tmp_path, demo_cor
 
 
 def test_train__a_data_process_is_killed(rng, undisturbed, tmp_path, demo_corpus):
-    # Else all data would be there before half of the steps are taken.
+    # Without these settings, all data would be ready before half of the steps are taken.
     training = start(tmp_path, demo_corpus, *ALONE, "resources.utterances_per_block=8", data_pace=0.3)
     moment = reach(training, rng, undisturbed[1].step // 2)
     busy = []
@@ -122,7 +122,7 @@ def test_train__a_data_process_is_killed(rng, undisturbed, tmp_path, demo_corpus
 
 
 def frozen_at_work(training):
-    """A data process stopped in the middle of a block of batches, if one could be caught at it."""
+    """Stop a data process within a block of batches; return it in a list, empty if none was caught."""
     for pid in training.pids("SSLSV_ROLE=data"):
         if "MapBatches" in title(pid):
             os.kill(pid, signal.SIGSTOP)
@@ -226,13 +226,13 @@ def test_train__the_corpus_is_gone_for_a_while(rng, undisturbed, tmp_path, demo_
     time.sleep(8)
     (tmp_path / "unmounted").rename(corpus)
     pause = check_recovery(training, moment, "corpus folder gone for 8 s", undisturbed[1])
-    assert pause > 3  # else all data had been made before
+    assert pause > 3  # otherwise all data were made before the fault
 
 
 def test_train__the_object_store_is_too_small(rng, undisturbed, tmp_path, demo_corpus):
     # 200 MB of audio in one block.
     block = ("resources.utterances_per_block=320", "model.crop_seconds=20")
-    with local_cluster(3, object_store_mb=75):  # Ray allows no less
+    with local_cluster(3, object_store_mb=75):  # the smallest size that Ray allows
         training = start(tmp_path, demo_corpus, *ALONE, *block, pace=0.0)
         code, output = training.wait(timeout=500)
     assert code in (0, 1) and "Traceback" not in output, output
@@ -251,7 +251,7 @@ def test_train__the_disk_is_full(rng, undisturbed, tmp_path, demo_corpus):
     storage.mkdir()
     options = ("mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(storage))
     if subprocess.run(options, capture_output=True).returncode:
-        # That takes root; a quota or a limit on file sizes would be another fault.
+        # Mounting needs root; a quota or a file size limit would test another fault.
         pytest.skip("a small file system can't be mounted here")
     try:
         training = start(tmp_path, demo_corpus, *ALONE)

@@ -1,4 +1,4 @@
-"""What only a GPU can show; skipped where there is none."""
+"""Test what needs a GPU; skipped without one."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ def config_of(model: str, train: TrainConfig) -> Config:
 
 
 def tones(count: int = 16) -> dict[str, torch.Tensor]:
-    """Two views of each utterance, for a method of that kind: easy to tell apart."""
+    """Return two views per utterance, for two-view methods; utterances are easy to distinguish."""
     generator = torch.Generator().manual_seed(5)
     pitch = torch.linspace(200, 3000, count)[:, None, None]  # each utterance has its own
     tone = torch.sin(2 * torch.pi * pitch * torch.arange(9600) / 16000)

@@ -1,4 +1,4 @@
-"""Checkpoints of other projects become runs that every command takes."""
+"""Check that checkpoints of other projects become runs that every command accepts."""
 
 import dataclasses
 
@@ -44,7 +44,7 @@ def test_main__a_file_of_speechbrain_gives_its_embeddings(peer, file, tmp_path, 
     encoder = SpeakerEncoder.load(tmp_path / "run", device="cpu")
     found = torch.from_numpy(encoder.embed(waveform.numpy()))
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
-    assert encoder.model.needs_labels  # so that results say so
+    assert encoder.model.needs_labels  # so that results mention the use of labels
 
 
 def test_main__a_new_run_starts_from_it(peer, file, tmp_path):

@@ -39,7 +39,7 @@ def test_main__imports_no_torch_and_no_ray_to_list_commands() -> None:
 
 
 def test_commands__can_be_run_by_their_path_too(tmp_path) -> None:
-    command = [sys.executable, ROOT / "sslsv" / "profile.py", "--help"]  # a name of Python's own
+    command = [sys.executable, ROOT / "sslsv" / "profile.py", "--help"]  # also a name in Python's library
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("usage: python -m sslsv.profile "), done.stderr
 
@@ -71,7 +71,7 @@ def test_install__says_how_far_pip_is_and_fails_as_it_does(tmp_path) -> None:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """The wheel of this folder, installed into an environment that takes the rest from this one."""
+    """Install the wheel of this folder into an environment that uses the other packages of this one."""
     folder = tmp_path_factory.mktemp("wheel")
     sources = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""The command as a user gives it."""
+"""Test the command as a user runs it."""
 
 import contextlib
 import gzip

@@ -1,4 +1,4 @@
-"""The whole command on the synthetic corpus, killed wherever it is, and what it refuses."""
+"""Test the entire command on the synthetic corpus, killed at several points, and refused requests."""
 
 import os
 import sys
@@ -61,7 +61,7 @@ def test_check_request__a_stage_with_a_frozen_encoder_may_start_from_a_run_that_
 
 @pytest.mark.slow
 def test_pseudo_label__killed_again_and_again_ends_as_if_nothing_had_been(tmp_path, yaml):
-    """After clustering, in a round's training, between rounds and in the last stage, each kill -9 of everything."""
+    """Kill -9 everything after clustering, in a round's training, between rounds, and in the last stage."""
 
     def start(name):
         command = Command(sys.executable, "-m", "sslsv.pseudo_label", yaml, f"run.name={name}")
@@ -137,7 +137,7 @@ def test_pseudo_label__a_finished_loop_another_one_and_a_run_are_refused(tmp_pat
     other = refusal(capsys, yaml, "round_settings=[{model.margin: 0.1}]")
     assert "a loop with other settings (round_settings: () -> ({'model.margin': 0.1},))" in other
     folder.write("summary.json", b"{}")
-    free = "data.max_bad_share=0.5"  # as for a run
+    free = "data.max_bad_share=0.5"  # allowed, as for a run
     assert "holds a finished loop of the same settings" in refusal(capsys, yaml, free)
     other_statistics = refusal(capsys, yaml, "train.sync_batchnorm=false", "resources.workers=2")
     assert "resources.workers: 1 -> 2, and with it batch statistics" in other_statistics

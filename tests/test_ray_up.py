@@ -1,4 +1,4 @@
-"""`ray up`, `ray submit`, `ray exec`, `ray down` as the README has them, on two machines made of namespaces."""
+"""Test `ray up`, `submit`, `exec` and `down` as in the README, on two machines made of namespaces."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SMALL = ["data.root=/media/demo", "run.storage=/media/runs", "train.epochs=2", "
 
 
 def cluster_file(machines: nodes.Machines) -> dict:
-    """deploy/cluster-local.yaml for these machines, whose packages are this environment's."""
+    """Return deploy/cluster-local.yaml for these machines, which use the packages of this environment."""
     config = yaml.safe_load((ROOT / "deploy/cluster-local.yaml").read_text(encoding="utf-8"))
     head, *workers = machines.addresses
     config["provider"] |= {"head_ip": head, "worker_ips": workers}
@@ -29,7 +29,7 @@ def cluster_file(machines: nodes.Machines) -> dict:
     config["setup_commands"] = [
         f"ln -sfn {sys.prefix} ~/sslsv-env",
         *(c for c in config["setup_commands"] if "python3 -m venv" not in c and "pip install" not in c),
-        # In place of `pip install -e`, which would change this environment.
+        # Replaces `pip install -e`, which would change this environment.
         "grep -q PYTHONPATH ~/.bashrc || sed -i '1i export PYTHONPATH=$HOME/sslsv-project' ~/.bashrc",
     ]
     for key in ("head_start_ray_commands", "worker_start_ray_commands"):
@@ -63,7 +63,7 @@ def run_everything(folder: Path, machines: nodes.Machines) -> None:
             [RAY, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400
         )
         said = done.stdout + done.stderr
-        print(f"$ ray {' '.join(arguments)}\n{said}")  # the transcript: pytest -s shows it
+        print(f"$ ray {' '.join(arguments)}\n{said}")  # transcript, shown by pytest -s
         assert (done.returncode != 0) == fails, said
         return said
 
@@ -82,7 +82,7 @@ def run_everything(folder: Path, machines: nodes.Machines) -> None:
     summary = json.loads((machines.shared / "runs/demo/summary.json").read_text())
     assert summary["is_finished"] and summary["workers"] == 2
 
-    corpus = os.environ.get("SSLSV_CORPUS")  # real speech in VoxCeleb's layout, where there is some
+    corpus = os.environ.get("SSLSV_CORPUS")  # optional: real speech in VoxCeleb's layout
     if corpus:
         real = ["run.name=real", f"data.root={corpus}", *SMALL[1:], "optimizer.schedule.warmup_epochs=1"]
         ray("submit", file, "sslsv/train.py", "configs/corpus/simclr.yml", *real, *shares)
@@ -106,7 +106,7 @@ def run_everything(folder: Path, machines: nodes.Machines) -> None:
     for address in machines.addresses:
         assert machines.ssh(address, running).stdout, machines.ssh(address, "ps -ef").stdout
     ray("down", "-y", file)
-    # `ray down` ends the head of machines that one has; the others end when they have missed it for a minute.
+    # On existing machines, `ray down` ends only the head; the rest ends after a minute without the head.
     for address in machines.addresses:
         left = "not looked"
         deadline = time.monotonic() + 120

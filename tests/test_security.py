@@ -1,4 +1,4 @@
-"""Nothing that is read is executed, whatever file it comes from; see SECURITY.md."""
+"""Check that no content read from a file is executed; see SECURITY.md."""
 
 import ast
 import hashlib
@@ -24,7 +24,7 @@ RUNS_CODE_BY_DESIGN = {
     "sslsv/registry.py": {"exec(", "compile("},  # runs settings of the package's own files
     "sslsv/search/space.py": {"run_path("},  # a search space is a Python file of the user
 }
-# What may run code that came from a file, in sources with a statement a line.
+# Patterns of calls that may run code from a file, for sources with one statement per line.
 EXECUTING = [
     r"\b(?:import|from) (?:pickle|cPickle|cloudpickle|dill|joblib|marshal|shelve)\b",
     r"(?<![.\w])(?:eval|exec|compile)\(",
@@ -69,7 +69,7 @@ def test_executing_parts__finds_each_kind(source: str) -> None:
 
 
 class Bomb:
-    """Unpickled, it makes a file."""
+    """Create a file when unpickled."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -87,7 +87,7 @@ def test_checkpoint__of_a_sound_name_does_not_execute_what_is_in_it(tmp_path: Pa
     with pytest.raises(pickle.UnpicklingError):
         decode_checkpoint(content, name, name)
     assert not mark.exists()
-    torch.load(io.BytesIO(content), weights_only=False)  # the test can fail: this way it is executed
+    torch.load(io.BytesIO(content), weights_only=False)  # the test can fail: this executes it
     assert mark.exists()
 
 

@@ -148,7 +148,7 @@ def test_load__names_the_file_and_the_nearest_one(tmp_path: Path) -> None:
         settings.load(Tree, tmp_path / "wrong.yml")
     with pytest.raises(ConfigError, match=r"simclrr.yml is no yaml file; did you mean .*/simclr.yml\?$"):
         settings.load(Tree, tmp_path / "simclrr.yml")
-    # The folder and the ending, which all share, make no name alike.
+    # The common folder and extension do not count as similarity.
     with pytest.raises(ConfigError, match=r"xyz.yml is no yaml file; .* has simclr, wrong$"):
         settings.load(Tree, tmp_path / "xyz.yml")
     with pytest.raises(
@@ -161,13 +161,13 @@ def test_locate__what_is_here_comes_first_then_the_projects_own(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     locate = settings.locate
     assert locate("configs/simclr.yml") == FOLDER / "configs/simclr.yml"
-    assert locate("configs/simcrl.yml") == FOLDER / "configs/simcrl.yml"  # told beside the right names
+    assert locate("configs/simcrl.yml") == FOLDER / "configs/simcrl.yml"  # for a message that lists names
     assert locate("no_such/simclr.yml") == Path("no_such/simclr.yml")
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/simclr.yml").touch()
     assert locate("configs/simclr.yml") == Path("configs/simclr.yml")
     assert locate("configs/simcrl.yml") == Path("configs/simcrl.yml")
-    assert locate("configs/vicreg.yml") == FOLDER / "configs/vicreg.yml"  # told on standard error
+    assert locate("configs/vicreg.yml") == FOLDER / "configs/vicreg.yml"  # reported on standard error
 
 
 CHAIN = build(Tree, {"chain": ["simclr", "vicreg"]})

@@ -1,4 +1,4 @@
-"""Notices of a metadata service on loopback; the cluster is real."""
+"""Test notices of a metadata service on loopback, with a real cluster."""
 
 import datetime
 import http.server
@@ -18,7 +18,7 @@ from tests.local_cluster import local_cluster
 
 
 class Metadata(http.server.BaseHTTPRequestHandler):
-    """Amazon's, as far as it is asked here: no entry without a token."""
+    """Imitate the used part of Amazon's service: no entry without a token."""
 
     def do_PUT(self):
         self.answer("token" if self.path == "/latest/api/token" else None)
@@ -81,9 +81,9 @@ def test_main__has_ray_leave_the_machine_after_a_notice(service):
         process = subprocess.Popen(command, cwd=REPOSITORY)
         ray.init(address=cluster.address, log_to_driver=False)
         try:
-            worker = Worker.remote()  # a machine without work would leave at once
+            worker = Worker.remote()  # an idle machine would leave at once
             assert ray.get(worker.answer.remote())
-            time.sleep(6)  # longer than between two questions
+            time.sleep(6)  # longer than the pause between two requests
             assert process.poll() is None and not cluster_state().leaving
             service.entries["spot/instance-action"] = notice(90)
             assert process.wait(60) == 0

@@ -73,7 +73,7 @@ def test_check_folder__settings_that_change_what_is_computed_are_refused(
     there, here, difference, config, manifest, folder
 ):
     prepare_folder(folder, replace(config, **there), manifest, is_fresh=False)
-    check_folder(folder, replace(config, **here), manifest)  # There is no checkpoint yet that could go on.
+    check_folder(folder, replace(config, **here), manifest)  # allowed: there is no checkpoint to resume
     write_checkpoint(folder, Checkpoint(step=10, config="", model={}))
     sentence = rf"a holds a run with other settings \({difference}\); .*--fresh"
     with pytest.raises(ValueError, match=sentence) if difference else contextlib.nullcontext():
@@ -89,7 +89,7 @@ def test_prepare_folder__a_run_stopped_before_its_first_checkpoint_gives_its_nam
     assert b"seed: 3" in folder.read("config.yml") and capsys.readouterr().err == ""
     assert folder.read_json("run.json")["wandb_id"] != identity["wandb_id"]
     assert folder.read_json("run.json")["command"] == "python -m sslsv.train b.yml"
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]  # There was nothing to set aside.
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]  # there was no run to set aside
 
 
 def test_prepare_folder__a_run_stopped_before_its_first_checkpoint_begins_anew_with_the_lists_of_now(
@@ -196,7 +196,7 @@ def test_extend__a_finished_run_goes_on_with_more_epochs_and_says_what_that_chan
     printed = capsys.readouterr().err
     assert "going on with the finished run in " in printed and "from step 400" in printed
     assert "train.epochs is now 200 instead of 100" in printed
-    for extends in (True, False):  # interrupted, the same command goes on, with the switch or without
+    for extends in (True, False):  # after an interruption, the command goes on with or without the switch
         check_folder(folder, longer, manifest, extends)
 
 
@@ -355,7 +355,7 @@ def test_main__mistakes_are_one_sentence_and_exit_code_2(overrides, sentence, tm
     assert main([str(yaml), *overrides]) == 2
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith("error: ") and sentence in error and "Traceback" not in error
-    assert not (tmp_path / "a").exists()  # nothing is left of a request that was refused
+    assert not (tmp_path / "a").exists()  # a refused request leaves no files
 
 
 @pytest.mark.parametrize(
@@ -375,7 +375,7 @@ def test_main__what_the_system_refuses_is_one_sentence_too(
     (tmp_path / "a.yml").touch()
     assert main([str(tmp_path / "a.yml")]) == code
     assert capsys.readouterr().err == sentence
-    assert main([str(tmp_path / "a.yml"), "--fresh"]) == code  # which would begin anew each time
+    assert main([str(tmp_path / "a.yml"), "--fresh"]) == code  # would restart from step 0 each time
     assert capsys.readouterr().err == sentence.replace("same command", "same command without --fresh")
 
 
@@ -384,13 +384,13 @@ def test_main__without_a_config_those_that_there_are_are_named(arguments, tmp_pa
     assert main(arguments) == 2
     sentence = "error: no config is named: begin with configs/demo.yml, say; configs/ has barlow_twins.yml, "
     assert capsys.readouterr().err.startswith(sentence)
-    monkeypatch.chdir(tmp_path)  # The project's own are found from anywhere.
+    monkeypatch.chdir(tmp_path)  # the project's configs are found from any folder
     assert main(arguments) == 2 and "simclr.yml" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("started", "command"), [("/bin/sslsv", "__main__"), ("-m", "train")])
 def test_commands__a_ctrl_c_while_they_are_imported_ends_them_without_a_traceback(started, command):
-    # It comes with the first import of a module that all of them need.
+    # The interruption comes at the first import of a module that all commands need.
     code = f"""
 import runpy, sys
 class Interrupt:

@@ -1,4 +1,4 @@
-"""The whole command: mistakes in a sentence, a small sweep, and the same sweep killed again and again."""
+"""Test the entire command: one-sentence errors, a small sweep, and the same sweep killed several times."""
 
 import os
 import random
@@ -43,7 +43,7 @@ def write_space(folder, config, trials=4, scheduler="Halving(reduction=2)"):
 
 
 class Tuning(Command):
-    """`python -m sslsv.tune` of a space; its sweep lies beside the space's file."""
+    """Run `python -m sslsv.tune` on a space; the sweep's folder is next to the space's file."""
 
     def __init__(self, space, name, *options):
         storage = str(space.parent / "tune")
@@ -59,7 +59,7 @@ class Tuning(Command):
         return sum("eer" in record for trial in trials for record in trial.metrics())
 
     def kill_trial(self):
-        """Wait for a validation, and kill a process that Ray Tune has started for a segment."""
+        """Wait for a validation, then kill a process that Ray Tune has started for a segment."""
         self.wait_until(lambda: self.validations() and self.trials(), "a trial with a validation")
         kill(self.trials()[0])
 
@@ -68,7 +68,7 @@ class Tuning(Command):
 
 
 def assert_same_sweep(a, b, in_order=False):
-    """The same configurations, the same decisions, the same values, the same final weights."""
+    """Check that two sweeps have equal configurations, decisions, values and final weights."""
     assert a.lines("configurations") == b.lines("configurations")
     for name in ("decisions", "outcomes"):
         ours, theirs = (list(map(str, tuning.lines(name))) for tuning in (a, b))
@@ -91,7 +91,7 @@ def whole(tmp_path_factory, small_config):
 
 def test_tune__leaves_trials_decisions_and_the_best_settings(whole):
     _, tuning, output = whole
-    # Halving of four: two go on, then one.
+    # Halving of four trials: two go on, then one.
     decisions = tuning.lines("decisions")
     assert [decision["rung"] for decision in decisions] == [0, 0, 0, 0, 1, 1, 2]
     outcomes = tuning.lines("outcomes")
@@ -103,7 +103,7 @@ def test_tune__leaves_trials_decisions_and_the_best_settings(whole):
     assert f"report: {tuning.folder.location}/report.html\n" in output
     assert f"next: python -m sslsv.train {tuning.folder.location}/best.yml\n" in output
     page = tuning.folder.read("report.html").decode()
-    assert page.count('<a href="trials/') == 3  # the best have pages
+    assert page.count('<a href="trials/') == 3  # only the best trials have pages
     trial = tuning.folder.read(f"trials/{winner:04d}/report.html").decode()
     assert '<a href="../../report.html">Sweep whole</a>' in trial
     assert tuning.folder.has("best.yml") and tuning.folder.has("results.csv")
@@ -215,7 +215,7 @@ def test_main__plan_says_what_would_run_and_starts_nothing(
     assert "8 epochs instead of 16" in printed
     main([str(write_space(tmp_path, small_config, scheduler="Asha(reduction=2)")), *options])
     assert "at least 4 to epoch 1, 2 to epoch 2, 1 to epoch 4: 8 epochs" in capsys.readouterr().out
-    assert not (tmp_path / "tune").exists() and not asked  # an autoscaler would start machines
+    assert not (tmp_path / "tune").exists() and not asked  # no machines requested
 
 
 @pytest.mark.slow
@@ -235,7 +235,7 @@ def test_tune__killed_at_three_random_moments_it_makes_the_same_decisions(
     resume = []
     for moment in sorted(rng.sample(range(1, 9), 3)):
         killed = Tuning(space, "killed", *options, *resume)
-        # Somewhere inside the segment after so many records.
+        # A random moment in the segment after this number of validations.
         killed.wait_until(lambda n=moment, tuning=killed: tuning.validations() >= n, f"{moment} validations")
         time.sleep(rng.random() * 2)
         killed.kill()
@@ -262,8 +262,8 @@ def test_tune__a_killed_trial_of_two_workers_gives_back_what_it_had_reserved(tmp
     two_workers = ("resources.workers=2", "resources.cpus_per_worker=0.5")
     two_workers += ("resources.cpus_per_data_task=0.5", "resources.data_tasks=1")
     tuning = Tuning(space, "one_killed", *two_workers, "--concurrent", "1")
-    tuning.kill_trial()  # it holds no CPU itself: those of its workers are what it takes with it
-    code, output = tuning.wait(timeout=900)  # it once waited for ever
+    tuning.kill_trial()  # the process holds no CPU itself, but its workers' CPUs must be released too
+    code, output = tuning.wait(timeout=900)  # regression test: it once waited for ever
     assert code == 0, output
     assert "1 finished, 1 stopped" in output
     assert all(outcome["state"] == "reached" for outcome in tuning.lines("outcomes"))

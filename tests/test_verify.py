@@ -56,7 +56,7 @@ def test_verify__the_decision_follows_the_costs(calibrated_run, recordings, caps
         found = json.loads(capsys.readouterr().out)
         verdicts.append(found["is_same_speaker"])
         equal.append(found["at_equal_prior"])
-    assert verdicts == [True, False]  # an LLR of 1 convinces only where targets are common
+    assert verdicts == [True, False]  # an LLR of 1 is accepted only if targets are common
     assert equal[0] == equal[1] and equal[0]["is_same_speaker"]
     assert equal[0]["probability"] == pytest.approx(1 / (1 + np.exp(-1)), abs=1e-3)
 

@@ -1,4 +1,4 @@
-"""The number of processes must not change what is learnt: loss, gradients, running statistics, for every model."""
+"""Check for every model that the number of processes changes no loss, gradient or running statistics."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def test_models__any_number_of_processes_learns_the_same(ranks: int, cases: tupl
     control = errors.pop(world_size.CONTROL)
     for case, values in errors.items():
         assert max(values.values()) <= 1e-6, (case, values)
-    if ranks > 1:  # the check itself: batch norm per process must be seen
+    if ranks > 1:  # checks the check: batch norm per process must make a difference
         assert control["gradient"] > 1e-2
 
 

@@ -1,4 +1,4 @@
-"""Commands as a test starts, watches and ends them, above all `python -m sslsv.train`."""
+"""Start, watch and end commands in tests, mainly `python -m sslsv.train`."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ COMMAND = (sys.executable, "-m", "sslsv.train", "{yaml}")
 
 
 class Command:
-    """A command line in a process of its own; all its processes carry a mark in their environment."""
+    """Run a command line as a subprocess; a mark in the environment identifies all its processes."""
 
     def __init__(self, *command):
         self.mark = f"SSLSV_TEST_MARK={uuid.uuid4().hex}"
@@ -52,7 +52,7 @@ class Command:
         return self.process.returncode, output
 
     def wait_until(self, is_true, what, timeout=300):
-        """Return when something is so; fails when the command ends before, or after `timeout` seconds."""
+        """Wait until a condition holds; fail if the command ends before, or after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while not is_true():
             assert self.process.poll() is None, self.process.communicate()[0]
@@ -63,14 +63,14 @@ class Command:
         return pids_with(self.mark, *wanted)
 
     def kill(self):
-        """SIGKILL to every process."""
+        """Send SIGKILL to every process of the command."""
         for pid in [self.process.pid, *self.pids()]:
             kill(pid)
         self.process.wait(timeout=30)
 
 
 class Training(Command):
-    """`python -m sslsv.train` with a small network."""
+    """Run `python -m sslsv.train` with a small network."""
 
     def __init__(self, tmp_path, corpus, name, *overrides, model="simclr", epochs=20, command=COMMAND):
         yaml = tmp_path / "settings.yml"
@@ -87,7 +87,7 @@ class Training(Command):
 
 
 def title(pid):
-    """What a process calls itself, such as `ray::IDLE`; empty when it is gone."""
+    """Return the title of a process, such as `ray::IDLE`; empty if it has ended."""
     try:
         with open(f"/proc/{pid}/cmdline") as file:
             return file.read().replace("\0", " ").strip()

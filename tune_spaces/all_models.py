@@ -1,8 +1,8 @@
-"""Several methods: which one does best with its default settings; the space of each method tunes those.
+"""Find the method that does best with its default settings; the space of each method tunes these.
 
-Command   sslsv tune tune_spaces/all_models.py --plan   says what would run; then without --plan
-Data      VoxCeleb2 dev without labels; chosen on held-out training speakers, never on the test trials
-Hardware  one GPU or more, a trial on each
+Command   sslsv tune tune_spaces/all_models.py --plan   prints the plan; without --plan it runs
+Data      VoxCeleb2 dev without labels; compared on held-out training speakers, never on test trials
+Hardware  one or more GPUs, one trial per GPU
 Result    not yet run
 """
 
@@ -13,7 +13,7 @@ from sslsv.search import Asha, Space
 SPACE = Space(
     base="configs/simclr.yml",
     parameters={
-        # Another model begins with its own defaults; what belongs to all methods is the base's.
+        # Another model starts with its own defaults; settings shared by all methods come from the base.
         "model.name": tune.choice(["simclr", "vicreg", "vibcreg", "barlow_twins"]),
         "optimizer.learning_rate": tune.loguniform(1e-4, 5e-3),
         "data.augment.noise.probability": tune.quniform(0.5, 1.0, 0.1),

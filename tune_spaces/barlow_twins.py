@@ -1,8 +1,8 @@
-"""Barlow Twins: how much redundancy costs, its projector, under how much noise.
+"""Barlow Twins: weight of the redundancy term, scale, projector, learning rate and noise.
 
-Command   sslsv tune tune_spaces/barlow_twins.py --plan   says what would run; then without --plan
-Data      VoxCeleb2 dev without labels; chosen on held-out training speakers, never on the test trials
-Hardware  one GPU or more, a trial on each
+Command   sslsv tune tune_spaces/barlow_twins.py --plan   prints the plan; without --plan it runs
+Data      VoxCeleb2 dev without labels; compared on held-out training speakers, never on test trials
+Hardware  one or more GPUs, one trial per GPU
 Result    not yet run
 """
 

@@ -1,8 +1,8 @@
-"""BYOL: how fast the teacher moves, behind which heads.
+"""BYOL: momentum of the teacher, projector, learning rate and noise.
 
-Command   sslsv tune tune_spaces/byol.py --plan   says what would run; then without --plan
-Data      VoxCeleb2 dev; chosen on held-out training speakers, never on the test trials
-Hardware  one GPU or more, a trial on each
+Command   sslsv tune tune_spaces/byol.py --plan   prints the plan; without --plan it runs
+Data      VoxCeleb2 dev; compared on held-out training speakers, never on test trials
+Hardware  one or more GPUs, one trial per GPU
 Result    not yet run
 """
 

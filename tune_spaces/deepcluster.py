@@ -1,8 +1,8 @@
-"""DeepCluster v2: number of clusters and of clusterings, temperature.
+"""DeepCluster v2: number of prototypes and heads, temperature, learning rate and noise.
 
-Command   sslsv tune tune_spaces/deepcluster.py --plan   says what would run; then without --plan
-Data      VoxCeleb2 dev; chosen on held-out training speakers, never on the test trials
-Hardware  one GPU or more, a trial on each
+Command   sslsv tune tune_spaces/deepcluster.py --plan   prints the plan; without --plan it runs
+Data      VoxCeleb2 dev; compared on held-out training speakers, never on test trials
+Hardware  one or more GPUs, one trial per GPU
 Result    not yet run
 """
 

@@ -1,7 +1,7 @@
 """A search of a few minutes on synthetic speakers: SimCLR's temperature, learning rate and augmentation.
 
 Command   sslsv prepare_data demo data/demo && sslsv tune tune_spaces/demo.py
-Data      the demo corpus: made-up voices in made-up rooms
+Data      the demo corpus: synthetic voices in simulated rooms
 Hardware  two CPU cores
 """
 

@@ -1,8 +1,8 @@
-"""DINO: how sharp the teacher is, how fast it and its centre move, how many prototypes there are.
+"""DINO: teacher temperature, momentum of teacher and centre, number of prototypes, learning rate and noise.
 
-Command   sslsv tune tune_spaces/dino.py --plan   says what would run; then without --plan
-Data      VoxCeleb2 dev; chosen on held-out training speakers, never on the test trials
-Hardware  one GPU or more, a trial on each
+Command   sslsv tune tune_spaces/dino.py --plan   prints the plan; without --plan it runs
+Data      VoxCeleb2 dev; compared on held-out training speakers, never on test trials
+Hardware  one or more GPUs, one trial per GPU
 Result    not yet run
 """
 

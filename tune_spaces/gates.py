@@ -1,11 +1,11 @@
-"""Which gate for pseudo-labels, and whether to correct them: by validation trials, on the list of a round.
+"""Compare gates for pseudo-labels, with and without correction, by validation on the list of one round.
 
 Command   sslsv tune tune_spaces/gates.py data.train_lists=[/full/path/runs/dlg_lc/lists/round_1] \
           data.held_out_lists=[voxceleb2_train_list] encoder.init=runs/ecapa_dino encoder.features.num_mels=80
-          with --plan it says what would run; the winner's `model` goes into configs/pseudo_label/dlg_lc.yml
+          --plan prints the plan only; copy the winner's `model` into configs/pseudo_label/dlg_lc.yml
 Data      VoxCeleb2 dev without labels; measured on held-out training speakers, the same in all trials
-Hardware  one GPU or more, a trial on each
-Report    the metric for each gate: none, three thresholds, two Gaussians, and these with correction
+Hardware  one or more GPUs, one trial per GPU
+Report    the metric for each gate: none, three thresholds, two Gaussians, two Gaussians with correction
 Result    not yet run
 """
 

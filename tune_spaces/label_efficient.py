@@ -1,10 +1,10 @@
-"""Label-efficient fine-tuning: the ladder of fractions, fine-tuned, frozen and from scratch; 21 trials.
+"""Label-efficient fine-tuning: seven fractions, fine-tuned, frozen and from scratch; 21 trials.
 
 Command   sslsv tune tune_spaces/label_efficient.py encoder.init=RUN --plan
-          says what would run; then without --plan
+          prints the plan; without --plan it runs
 Data      VoxCeleb2 dev; measured on held-out training speakers, the same in all trials
-Hardware  one GPU or more, a trial on each
-Report    the metric over data.fraction, a line for each of the three ways
+Hardware  one or more GPUs, one trial per GPU
+Report    the metric as a function of data.fraction, one line per way
 Result    not yet run
 """
 
@@ -15,7 +15,7 @@ from sslsv.search import Space
 SPACE = Space(
     base="configs/supervised/label_efficient.yml",
     alternatives={
-        "fine-tuned": {"encoder.frozen": False, "encoder.rate_scale": 0.1},  # new classes at the full rate
+        "fine-tuned": {"encoder.frozen": False, "encoder.rate_scale": 0.1},  # new classes keep the full rate
         "frozen": {"encoder.frozen": True, "encoder.rate_scale": 1.0},
         "from scratch": {"encoder.init": None, "encoder.frozen": False, "encoder.rate_scale": 1.0},
     },

@@ -1,8 +1,8 @@
-"""MoCo v2+: temperature, length of the queue, speed of the teacher.
+"""MoCo v2+: temperature, queue length, teacher momentum, learning rate and noise.
 
-Command   sslsv tune tune_spaces/moco.py --plan   says what would run; then without --plan
-Data      VoxCeleb2 dev; chosen on held-out training speakers, never on the test trials
-Hardware  one GPU or more, a trial on each
+Command   sslsv tune tune_spaces/moco.py --plan   prints the plan; without --plan it runs
+Data      VoxCeleb2 dev; compared on held-out training speakers, never on test trials
+Hardware  one or more GPUs, one trial per GPU
 Result    not yet run
 """
 

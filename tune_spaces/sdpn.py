@@ -1,8 +1,8 @@
-"""SDPN: how many prototypes there are, how they move, and how far embeddings are pushed apart.
+"""SDPN: number and learning rate of prototypes, teacher temperature, MeMax and KoLeo weights, optimizer rate.
 
-Command   sslsv tune tune_spaces/sdpn.py --plan   says what would run; then without --plan
-Data      VoxCeleb2 dev; chosen on held-out training speakers, never on the test trials
-Hardware  one GPU or more, a trial on each
+Command   sslsv tune tune_spaces/sdpn.py --plan   prints the plan; without --plan it runs
+Data      VoxCeleb2 dev; compared on held-out training speakers, never on test trials
+Hardware  one or more GPUs, one trial per GPU
 Result    not yet run
 """
 

@@ -1,8 +1,8 @@
-"""SimSiam: sizes of its heads, and what else might keep it from collapsing.
+"""SimSiam: sizes of its heads, weight decay (may prevent collapse), learning rate and noise.
 
-Command   sslsv tune tune_spaces/simsiam.py --plan   says what would run; then without --plan
-Data      VoxCeleb2 dev; chosen on held-out training speakers, never on the test trials
-Hardware  one GPU or more, a trial on each
+Command   sslsv tune tune_spaces/simsiam.py --plan   prints the plan; without --plan it runs
+Data      VoxCeleb2 dev; compared on held-out training speakers, never on test trials
+Hardware  one or more GPUs, one trial per GPU
 Result    not yet run
 """
 

@@ -1,8 +1,8 @@
-"""SSPS with SimCLR: how fine the clusters are, from how near a cluster positives come, how many are kept.
+"""SSPS with SimCLR: number of clusters, source clusters of positives, queue length, reference crop.
 
-Command   sslsv tune tune_spaces/ssps.py --plan   says what would run; then without --plan
-Data      VoxCeleb2 dev without labels; chosen on held-out training speakers, never on the test trials
-Hardware  one GPU or more, a trial on each; 4 GB more of it while it clusters
+Command   sslsv tune tune_spaces/ssps.py --plan   prints the plan; without --plan it runs
+Data      VoxCeleb2 dev without labels; compared on held-out training speakers, never on test trials
+Hardware  one or more GPUs, one trial per GPU; clustering takes 4 GB more memory
 Result    not yet run
 """
 
@@ -22,5 +22,5 @@ SPACE = Space(
     trials=16,
     tries_base_first=True,
     scheduler=Halving(reduction=2),
-    rung_epochs=(106,),  # of 120; all are SimCLR until epoch 100
+    rung_epochs=(106,),  # of 120; until epoch 100 all trials are plain SimCLR
 )

@@ -1,8 +1,8 @@
-"""SwAV: number of prototypes, sharpness of codes and predictions.
+"""SwAV: number of prototypes, temperature, Sinkhorn epsilon, learning rate and noise.
 
-Command   sslsv tune tune_spaces/swav.py --plan   says what would run; then without --plan
-Data      VoxCeleb2 dev; chosen on held-out training speakers, never on the test trials
-Hardware  one GPU or more, a trial on each
+Command   sslsv tune tune_spaces/swav.py --plan   prints the plan; without --plan it runs
+Data      VoxCeleb2 dev; compared on held-out training speakers, never on test trials
+Hardware  one or more GPUs, one trial per GPU
 Result    not yet run
 """
 

@@ -1,8 +1,8 @@
-"""VIbCReg: the weights of its terms, its projector and whitening, under how much noise.
+"""VIbCReg: weights of its terms, whitening, projector, learning rate and noise.
 
-Command   sslsv tune tune_spaces/vibcreg.py --plan   says what would run; then without --plan
-Data      VoxCeleb2 dev without labels; chosen on held-out training speakers, never on the test trials
-Hardware  one GPU or more, a trial on each
+Command   sslsv tune tune_spaces/vibcreg.py --plan   prints the plan; without --plan it runs
+Data      VoxCeleb2 dev without labels; compared on held-out training speakers, never on test trials
+Hardware  one or more GPUs, one trial per GPU
 Result    not yet run
 """
 
@@ -13,7 +13,7 @@ from sslsv.search import Asha, Space
 SPACE = Space(
     base="configs/vibcreg.yml",
     parameters={
-        # Only ratios matter beside the learning rate, so the invariance weight stays at 1.
+        # Only ratios of the weights matter, given the learning rate, so the invariance weight stays at 1.
         "model.variance_weight": tune.loguniform(0.1, 10.0),
         "model.covariance_weight": tune.loguniform(1.0, 50.0),
         "model.whitening_groups": tune.choice([0, 16, 64]),

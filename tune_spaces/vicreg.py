@@ -1,8 +1,8 @@
-"""VICReg: the weights of its three terms, its projector, under how much noise.
+"""VICReg: weights of its terms, projector, learning rate and noise.
 
-Command   sslsv tune tune_spaces/vicreg.py --plan   says what would run; then without --plan
-Data      VoxCeleb2 dev without labels; chosen on held-out training speakers, never on the test trials
-Hardware  one GPU or more, a trial on each
+Command   sslsv tune tune_spaces/vicreg.py --plan   prints the plan; without --plan it runs
+Data      VoxCeleb2 dev without labels; compared on held-out training speakers, never on test trials
+Hardware  one or more GPUs, one trial per GPU
 Result    not yet run
 """
 
@@ -13,7 +13,7 @@ from sslsv.search import Asha, Space
 SPACE = Space(
     base="configs/vicreg.yml",
     parameters={
-        # Only ratios matter beside the learning rate, so the invariance weight stays at 1.
+        # Only ratios of the weights matter, given the learning rate, so the invariance weight stays at 1.
         "model.variance_weight": tune.loguniform(0.1, 10.0),
         "model.covariance_weight": tune.loguniform(0.01, 1.0),
         "model.projector_dims": tune.choice([[512, 512, 512], [2048, 2048, 512], [2048, 2048, 2048]]),

@@ -1,1 +1,1 @@
-"""Ray: join or start it, find out what fits, run the training workers."""
+"""Join or start a Ray cluster, compute what fits, and run the training workers."""

@@ -1,4 +1,4 @@
-"""Join or start Ray, look at the machines of the cluster, work out what fits, ask its autoscaler for more."""
+"""Join or start a Ray cluster, query its machines, compute what fits, and call its autoscaler for more."""
 
 import contextlib
 import logging
@@ -19,33 +19,33 @@ from ray.exceptions import AuthenticationError, RayError, RpcError
 
 from sslsv.config import ResourcesConfig
 
-GROWTH_SECONDS = 12.0  # until a request is refused; an autoscaler reads requests every 5 s
-SETTLING_SECONDS = 10.0  # until the resources of ended workers are free again
-PAUSE_SECONDS = 0.5  # between two looks at the cluster
-MAX_SOCKET = 107  # characters of the path of a Unix socket
-SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # what Ray adds to its folder
+GROWTH_SECONDS = 12.0  # wait before a request is refused; an autoscaler reads requests every 5 s
+SETTLING_SECONDS = 10.0  # time until the resources of ended workers are free again
+PAUSE_SECONDS = 0.5  # between two queries of the cluster
+MAX_SOCKET = 107  # largest number of characters in the path of a Unix socket
+SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # Ray appends this
 
-Machine = dict[str, float]  # its resources, such as {"CPU": 8.0, "GPU": 1.0}
+Machine = dict[str, float]  # resources of a machine, such as {"CPU": 8.0, "GPU": 1.0}
 
 
 class CapacityError(ValueError):
-    """The machine or cluster can't hold what is asked for."""
+    """Report that the machine or cluster can't hold the request, or can't be used."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The machines of a cluster by node id, and what its autoscaler, if it has one, is doing."""
+    """Hold the machines of a cluster by node id, and the state of its autoscaler, if it has one."""
 
-    machines: dict[str, Machine]  # all resources of each machine that answers and stays
-    free: dict[str, Machine]  # their unreserved resources
-    leaving: Set[str]  # machines that their provider has announced to take away
-    coming: int  # machines that are being started, for any request
+    machines: dict[str, Machine]  # all resources of each machine that responds and is not leaving
+    free: dict[str, Machine]  # unreserved resources of these machines
+    leaving: Set[str]  # ids of machines that their provider is about to remove
+    coming: int  # number of machines that are being started, for any request
     has_autoscaler: bool
 
 
 def cluster_state() -> Cluster:
-    """Look at the connected cluster; raises RayError when it has not answered for half a minute."""
-    status = get_cluster_status(ray.get_runtime_context().gcs_address, timeout=30)  # it may be busy
+    """Query the connected cluster; raises RayError if it has not answered for half a minute."""
+    status = get_cluster_status(ray.get_runtime_context().gcs_address, timeout=30)  # the cluster may be busy
     nodes = {node.node_id: node for node in [*status.active_nodes, *status.idle_nodes] if node.node_id}
     leaving = {name for name, node in nodes.items() if node.node_status == "DRAINING"}
     there = {node["NodeID"] for node in ray.nodes() if node["Alive"] and _answers(node)}  # type: ignore[no-untyped-call]
@@ -55,18 +55,18 @@ def cluster_state() -> Cluster:
         free={name: node.available_resources() for name, node in staying.items()},
         leaving=leaving,
         coming=len(status.pending_nodes) + sum(launch.count for launch in status.pending_launches),
-        has_autoscaler=status.stats.autoscaler_version != "0",  # it counts its rounds
+        has_autoscaler=status.stats.autoscaler_version != "0",  # counts the autoscaler's rounds
     )
 
 
 def _reach(address: str, timeout: float = 5) -> None:
-    """Raise OSError if nothing answers at `host:port`, ValueError if it is no such address."""
+    """Raise OSError if nothing answers at `host:port`, ValueError if the address has another form."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), timeout).close()
 
 
 def _answers(node: dict[str, Any]) -> bool:
-    """Ask the machine itself, because Ray notices a lost one only after half a minute."""
+    """Return whether the machine itself responds; Ray notices a lost one only after half a minute."""
     with contextlib.suppress(OSError):
         _reach(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}", timeout=1)
         return True
@@ -74,15 +74,15 @@ def _answers(node: dict[str, Any]) -> bool:
 
 
 def with_device(resources: ResourcesConfig, machines: Iterable[Machine]) -> ResourcesConfig:
-    """Return the request with `gpu` decided: as set, else whether the machines have one."""
+    """Return the request with `gpu` resolved: as set, or if null, whether the machines have a GPU."""
     has_gpu = total_of(machines, "GPU") >= 1 if resources.gpu is None else resources.gpu
     return replace(resources, gpu=has_gpu)
 
 
 def room_for(resources: ResourcesConfig, machines: Sequence[Machine], more_cpus: float = 0.0) -> int:
-    """Return how many workers fit, each on one machine, with CPUs for a data process on any machine.
+    """Return how many workers fit, each on one machine, with CPUs for one data process each on any machine.
 
-    `more_cpus` are further CPUs for data processes, beside those of `machines`.
+    `more_cpus` is added to the CPUs of `machines`; a negative value stands for CPUs that other jobs hold.
     """
     own = worker_bundle(resources)
     slots = sum(min(int(each.get(kind, 0.0) / own[kind] + 1e-6) for kind in own) for each in machines)
@@ -91,7 +91,7 @@ def room_for(resources: ResourcesConfig, machines: Sequence[Machine], more_cpus:
 
 
 def worker_bundle(resources: ResourcesConfig) -> Machine:
-    """Return what one training worker reserves."""
+    """Return the resources that one training worker reserves."""
     return {"CPU": resources.cpus_per_worker} | ({"GPU": 1.0} if resources.gpu else {})
 
 
@@ -111,11 +111,11 @@ def total_of(machines: Iterable[Machine], kind: str) -> float:
 def connection(
     resources: ResourcesConfig, environment: dict[str, str] | None = None, *, only_looks: bool = False
 ) -> Iterator[ResourcesConfig]:
-    """Connect to a Ray cluster that can hold the request: RAY_ADDRESS, one running here, else a new one.
+    """Connect to a Ray cluster that can hold the request: RAY_ADDRESS, else one running here, else a new one.
 
-    Processes that it starts have `environment`.  Yields the request with its `gpu` decided.  Raises
-    CapacityError within seconds if the request does not fit and no autoscaler is starting machines.  With
-    `only_looks` no machine is asked for, and the request need not fit.
+    Worker processes get `environment`. Yields the request with `gpu` resolved. Raises CapacityError within
+    seconds if the request does not fit and no autoscaler is starting machines. With `only_looks`, no machines
+    are requested, and the request need not fit.
     """
     was_connected = ray.is_initialized()
     if not was_connected:
@@ -124,7 +124,7 @@ def connection(
     try:
         cluster = cluster_state()
         if not only_looks:
-            # Ray does not publish the limits of a cluster; only the machines being started can be seen.
+            # Ray does not expose the limits of a cluster, only the machines that are being started.
             patience = GROWTH_SECONDS if cluster.has_autoscaler else 0.0
             counts = [resources.worker_range[0]]
             _, cluster = wait_for_room(resources, counts, patience, lambda text: print(text, file=sys.stderr))
@@ -141,11 +141,11 @@ def connection(
 def wait_for_room(
     resources: ResourcesConfig, counts: list[int], patience_seconds: float, notice: Callable[[str], None]
 ) -> tuple[int, Cluster]:
-    """Return how many workers, of the numbers `counts`, fit into what is free, and the cluster.
+    """Return the largest of the worker numbers `counts` that fits into the free resources, and the cluster.
 
-    If empty machines would hold more, waits up to `SETTLING_SECONDS` for ended workers to free theirs. Tells
-    `notice` once what it waits for.  Raises CapacityError after `patience_seconds` without room and without a
-    machine being started; Ray itself would wait silently and for ever.
+    If empty machines would hold more workers, waits up to `SETTLING_SECONDS` for ended workers to release
+    resources. Calls `notice` once if machines are started or it waits longer. Raises CapacityError after
+    `patience_seconds` without room and without new machines; Ray itself would wait forever, silently.
     """
     start, is_told = time.monotonic(), False
     deadline = start + patience_seconds
@@ -180,17 +180,17 @@ def wait_for_room(
 
 
 def request_machines(bundles: list[Machine]) -> None:
-    """Ask an autoscaler, if there is one, for room for `bundles`, each on one machine, and nothing else."""
+    """Ask the autoscaler, if there is one, for exactly `bundles`, each on one machine."""
     with contextlib.suppress(RayError):  # a lost cluster holds no request
         request_resources(bundles=bundles)
 
 
 def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
-    """Join the cluster that `ray.init` finds, or start one for this machine alone, without a dashboard.
+    """Join the cluster that `ray.init` finds, or start one on this machine only, without a dashboard.
 
-    Worker processes have `environment` and a lower priority (`lower_priority`). A new cluster listens on
-    127.0.0.1 (see sslsv/__init__.py) and asks for a token, unless RAY_AUTH_MODE says otherwise. Raises
-    CapacityError when the cluster does not let this process in, or has another version.
+    Worker processes get `environment` and the priority of their role (`lower_priority`). A new cluster
+    listens on 127.0.0.1 (see sslsv/__init__.py) and requires a token, unless RAY_AUTH_MODE is set otherwise.
+    Raises CapacityError if the cluster refuses this process, has another version, or does not start.
     """
     if os.environ.get("RAY_ADDRESS", "") in ("", "local"):
         choose_folder()
@@ -198,7 +198,7 @@ def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
             options["address"] = "local"
     keep_token_private()
 
-    def lower_priority() -> None:  # It runs before sys.path contains this package.
+    def lower_priority() -> None:  # runs before sys.path contains this package
         os.nice({"trainer": 0, "data": 19}.get(os.environ.get("SSLSV_ROLE", ""), 10))
 
     options |= {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
@@ -217,7 +217,7 @@ def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
             cure = "install the same Python and Ray on all machines, or set RAY_ADDRESS=local"
         raise CapacityError(f"Ray can't be used: {' '.join(str(error).split())}; {cure}") from error
     except Exception as error:
-        if type(error) is not Exception:  # Ray raises a plain one after it has waited for half a minute
+        if type(error) is not Exception:  # Ray raises a plain Exception after half a minute
             raise
         raise CapacityError(
             "Ray's processes have not started within half a minute: this machine is too busy, or short of "
@@ -226,14 +226,14 @@ def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
 
 
 def ray_folder() -> Path:
-    """Return where Ray keeps its sockets and logs on this machine, as its documentation says."""
+    """Return the folder of Ray's sockets and logs on this machine, as documented by Ray."""
     return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
 
 
 def choose_folder() -> None:
-    """Have Ray use /tmp/ray-<user id> if its own folder has too long a path or is not writable.
+    """Make Ray use /tmp/ray-<user id> if the path of its default folder is too long or not writable.
 
-    Raises CapacityError if another user owns that folder, who could then run code as this one.
+    Raises CapacityError if /tmp/ray-<user id> belongs to another user, who could then run code as this user.
     """
     folder = ray_folder()
     is_open = os.access(folder if folder.is_dir() else folder.parent, os.W_OK | os.X_OK)
@@ -245,9 +245,9 @@ def choose_folder() -> None:
 
 
 def has_own_cluster() -> bool:
-    """Tell whether a cluster that this user has started runs here: Ray keeps the newest one in a file.
+    """Return whether a cluster started by this user runs here, by Ray's file of the newest cluster.
 
-    Ray would join that one, and wait in vain if it has ended or belongs to another user.
+    Ray would join that cluster unchecked, and would wait in vain if it has ended or is another user's.
     """
     note = ray_folder() / "ray_current_cluster"
     with contextlib.suppress(OSError, ValueError):
@@ -257,10 +257,10 @@ def has_own_cluster() -> bool:
 
 
 def keep_token_private() -> None:
-    """Let only the owner read `~/.ray/auth_token`, which Ray would write readable by all users.
+    """Let only the owner read `~/.ray/auth_token`, which Ray would make readable by all users.
 
-    Anyone who can read it can run code in every cluster that uses it. Does nothing if Ray takes the token
-    from elsewhere or uses none. If it can't be written, the cluster has a token that no other process gets.
+    Anyone who can read the token can run code in every cluster that uses it. Does nothing if Ray takes the
+    token from elsewhere or uses none. If the file can't be written, uses a token that no other process knows.
     """
     names_token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if names_token or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
@@ -269,7 +269,7 @@ def keep_token_private() -> None:
     try:
         if os.environ.get("RAY_ADDRESS", "") in ("", "local") and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch(mode=0o600)  # before Ray makes it: Ray fills an empty file
+            file.touch(mode=0o600)  # before Ray creates it; Ray then fills the empty file
     except OSError:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         return
@@ -278,7 +278,7 @@ def keep_token_private() -> None:
 
 
 def check_address(address: str) -> None:
-    """Raise CapacityError when nothing answers at RAY_ADDRESS: Ray itself would try for minutes."""
+    """Raise CapacityError if nothing answers at RAY_ADDRESS; Ray itself would retry for minutes."""
     try:
         _reach(address)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Run the training workers until the run is finished: one loop in the command, around Ray Train.
+"""Run the training workers until the run is finished, in a loop around Ray Train.
 
-A trainer always ends by itself.  After workers have crashed, or have saved and ended because machines leave
-or join, the next turn of the loop starts as many workers as then fit.
+Each iteration runs one Ray trainer. It ends when the run is finished, when workers crash, or when they save
+and stop because machines leave or join. The next iteration then starts as many workers as fit.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ from sslsv.runs.display import LiveLine
 from sslsv.runs.folder import HELD, MARK, RunFolder, absolute, below
 from sslsv.runs.log import wandb_environment, wandb_mode
 
-# Ray Train's controller imports this module before it starts the first worker. PyTorch, which takes two
-# seconds to import, is therefore imported by the functions that need it.
+# Ray Train's controller imports this module before it starts the first worker. PyTorch takes two seconds to
+# import, so only the functions that need it import it.
 
 Job = dict[str, Any]
 
-# A separate environment also keeps training workers out of processes that data tasks have niced.
+# A separate environment also keeps training workers out of the low-priority processes of data tasks.
 WORKER_ENVIRONMENT = {
     "SSLSV_ROLE": "trainer",
     # The process keeps the memory of a step's activations for the next step, in huge pages. If it returned
@@ -54,10 +54,10 @@ def fit(
 ) -> dict[str, Any]:
     """Run `task(training, **arguments)` in every training process; without a task, `Training.run`.
 
-    `config.resources` is the request that `connection` yields; `line` shows the progress.  Returns rank 0's
-    result (a summary).  On failure, returns `error`, one sentence, and `is_of_system`: True if the cause is
-    Ray, storage, network or missing machines.  After a crash, workers start again from the newest checkpoint,
-    up to `run.max_failures` times without a newer one.
+    `config.resources` is the request that `connection` yields; `line` shows the progress. Returns rank 0's
+    result (a summary). On failure, returns `error` (one sentence) and `is_of_system`, which is True if the
+    cause is Ray, storage, network or missing machines. After a crash, workers restart from the newest
+    checkpoint, up to `run.max_failures` times in a row without a newer checkpoint.
     """
     resources = config.resources
     job = {
@@ -66,10 +66,10 @@ def fit(
         "task": task,
         "arguments": arguments,
         "counts": usable_counts(resources, config.train),
-        "full_machines": None,  # the machines at the last restart if it found no more room: no retry
+        "full_machines": None,  # machines of a restart that gained no workers; not tried again
         "mark": uuid.uuid4().hex,
         "wandb_mode": wandb_mode(config.run.wandb),
-        "environment": wandb_environment(),  # in the job and not in Ray's environment, whose logs show it
+        "environment": wandb_environment(),  # not in Ray's environment, which Ray's logs show
     }
     folder.write(MARK, str(job["mark"]).encode())
     line.follow(folder)
@@ -81,13 +81,13 @@ def fit(
         return describe_failure(error, folder)
     finally:
         request_machines([])
-        with contextlib.suppress(RayError, OSError):  # what can't be deleted is only litter
+        with contextlib.suppress(RayError, OSError):  # leftover files do no harm
             release_reservation(folder)
             folder.delete_folder("ray")
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """Return the settings with absolute paths: workers run in another folder."""
+    """Return the settings with absolute paths, because workers run in another folder."""
     given = {key: getattr(config.encoder, key, None) for key in ("init", "weights")}
     places = {key: absolute(place) for key, place in given.items() if place is not None}
     data = replace(config.data, root=absolute(config.data.root))
@@ -121,10 +121,10 @@ def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) 
                 line.say(str(interrupted))
                 last = count
             elif any(isinstance(cause, AudioError) for cause in causes_of(error)):
-                raise  # The next try would read the same files.
+                raise  # the next attempt would read the same files
             # A preempted machine may disappear before its workers report that they saved.
             elif not cluster_state().leaving & set(machines):
-                # Only failures in a row, without a newer checkpoint between them, end the run.
+                # Only consecutive failures without a newer checkpoint between them end the run.
                 step = newest_step(folder)
                 failures = 1 if step > furthest else failures + 1
                 furthest = max(step, furthest)
@@ -139,7 +139,7 @@ class GpusOfAll(Backend):
 
 
 class NoProcessGroup(BackendConfig):
-    """Set up no process group: workers do (`join_process_group`), so Ray's controller needs no PyTorch."""
+    """Leave the process group to the workers (`join_process_group`), so Ray's controller needs no PyTorch."""
 
     backend = "as the workers choose"  # TorchTrainer requires a name
     backend_cls = GpusOfAll  # what Ray runs before the workers start
@@ -157,16 +157,16 @@ def fit_once(job: Job, resources: ResourcesConfig, folder: RunFolder, count: int
     from ray.train.torch import TorchTrainer
 
     seconds = math.ceil(60 * resources.hang_minutes)
-    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(seconds)  # Ray hands it on to its controller
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(seconds)  # Ray passes it on to its controller
     trainer = TorchTrainer(
-        start_worker,  # type: ignore[arg-type]  # Its result comes back as return_value.
+        start_worker,  # type: ignore[arg-type]  # its result is `return_value`
         train_loop_config=job,
         torch_config=NoProcessGroup(),  # type: ignore[arg-type]  # any BackendConfig will do
         scaling_config=ray.train.ScalingConfig(
             num_workers=count, use_gpu=bool(resources.gpu), resources_per_worker=worker_bundle(resources)
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # mypy sees the class of Ray Train v1
-            # Ray's own files about the run get a new folder each time, because a restart reads only ours.
+            # Ray's own files get a new folder each time, because a restart reads only the files of the run.
             name=f"ray/{uuid.uuid4().hex}",
             storage_path=folder.root,
             storage_filesystem=None if folder.is_local else folder.filesystem,
@@ -189,15 +189,15 @@ def fit_once(job: Job, resources: ResourcesConfig, folder: RunFolder, count: int
 
 
 def causes_of(error: Exception) -> list[Any]:
-    """Return what the workers raised."""
+    """Return the exceptions that the workers raised."""
     failures = getattr(error, "worker_failures", None) or {}
     return [getattr(failure, "cause", None) or failure for failure in failures.values()]
 
 
 def describe_failure(error: Exception, folder: RunFolder) -> dict[str, Any]:
-    """Return `error`, one sentence, and `is_of_system`: True if Ray, storage or network failed.
+    """Return `error` (one sentence) and `is_of_system`, which is True if Ray, storage or network failed.
 
-    The traceback of the worker, or what Ray tells, goes to `failure.txt` in the run folder.
+    Writes the traceback of the worker, or Ray's message, to `failure.txt` in the run folder.
     """
     failures = getattr(error, "worker_failures", None) or {}
     rank = min(failures, default=None)
@@ -207,7 +207,7 @@ def describe_failure(error: Exception, folder: RunFolder) -> dict[str, Any]:
         folder.write("failure.txt", "\n".join(getattr(cause, "__notes__", [str(error)])).encode())
     original = getattr(cause, "cause", None) or cause
     lines = [line.strip() for line in str(original).splitlines() if line.strip()]
-    # Ray's errors end with what went wrong, after a traceback; others need their class to be understood.
+    # Ray's errors end with the cause, after a traceback; other errors are unclear without their class.
     is_rays = bool(lines) and isinstance(original, RayError)
     what = lines[-1] if is_rays else ": ".join([type(original).__name__, *lines[:1]])
     place = below(folder.location, "failure.txt")
@@ -227,7 +227,7 @@ def newest_step(folder: RunFolder) -> int:
 
 
 def resume_hint(folder: RunFolder) -> str:
-    """Say what the same command does after a failure."""
+    """Return a hint on what the same command does after a failure."""
     step = newest_step(folder)
     goes_on = f"the same command (without --fresh) goes on from step {step}"
     return goes_on if step >= 0 else "the same command begins anew"
@@ -236,7 +236,7 @@ def resume_hint(folder: RunFolder) -> str:
 def release_reservation(folder: RunFolder) -> None:
     """Release the resources that earlier workers of this run still reserve because their driver was killed.
 
-    Ray itself keeps such a reservation until the whole job ends, such as a sweep of many trials.
+    Ray itself keeps such a reservation until the entire job ends; a sweep of many trials is one job.
     """
     with contextlib.suppress(OSError):
         held = folder.read(HELD).decode()

@@ -1,7 +1,7 @@
-"""Run the training of one Ray Train worker: find the device and the threads, build the loop, run it.
+"""Run the training of one Ray Train worker: set the device and the threads, build the loop, run it.
 
-The first worker also watches the cluster: if a machine of the run will be taken away, or more workers would
-fit, all workers save and end, and the command starts others.
+The first worker also watches the cluster. If a machine of the run will be removed, or more workers would fit,
+all workers save and stop, and the command starts new ones.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ from sslsv.runs.folder import HELD, MARK, RunFolder
 from sslsv.training.loop import Training
 from sslsv.training.validation import TrainingError, start_together
 
-LOOK_SECONDS = 5.0  # between two looks for machines that will go
-STORAGE_SECONDS = 30.0  # A network file system may show a new file late.
+LOOK_SECONDS = 5.0  # between two checks for machines that will be removed
+STORAGE_SECONDS = 30.0  # a network file system may show a new file late
 
 
 def run_worker(job: dict[str, Any]) -> dict[str, Any]:
@@ -41,17 +41,17 @@ def run_worker(job: dict[str, Any]) -> dict[str, Any]:
     try:
         task = job["task"] or Training.run
         result: dict[str, Any] = task(open_training(job), **job["arguments"])
-    except TrainingError as error:  # It is no crash, so no restart.
+    except TrainingError as error:  # not a crash, so no restart
         return {"error": str(error), "is_of_system": is_io_error(error)}
     except Exception as error:
-        # Ray's own message has the first and last 500 characters of the traceback.
+        # Ray's own message has only the first and last 500 characters of the traceback.
         error.__notes__ = [traceback.format_exc()]  # type: ignore[attr-defined]  # Python 3.10 has no add_note
         raise
     return result
 
 
 def is_io_error(error: BaseException | None) -> bool:
-    """Tell whether an error, or its cause, came from storage or network, so that another try may succeed."""
+    """Return whether an error, or its cause, came from storage or network, so that a retry may succeed."""
     return error is not None and (isinstance(error, OSError) or is_io_error(error.__cause__))
 
 
@@ -60,25 +60,25 @@ def open_training(job: dict[str, Any]) -> Training:
     os.environ.update(job["environment"])
     config = read_config(job["config"])
     resources = config.resources
-    if resources.data_tasks is None:  # as many as the CPUs that the workers leave
+    if resources.data_tasks is None:  # use the CPUs that the workers leave free
         free = ray.available_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
         resources = replace(resources, data_tasks=max(1, int(free / resources.cpus_per_data_task + 1e-6)))
         config = replace(config, resources=resources)
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = 60 * resources.hang_minutes
     device = ray.train.torch.get_device() if resources.gpu else torch.device("cpu")
     if device.type == "cpu":
-        # Ray sets one thread; here the training workers of a machine share its cores.
+        # Ray sets one thread. Here, the training workers of a machine share its cores.
         threads = usable_cpus() // ray.train.get_context().get_local_world_size()
         torch.set_num_threads(resources.threads_per_worker or max(1, threads))
         watch_neighbours()
     else:
-        torch.cuda.set_device(device)  # collectives of Python objects go through the current device
+        torch.cuda.set_device(device)  # collectives of Python objects use the current device
     join_process_group(resources)
     folder = RunFolder.at(job["location"])
     start_together(lambda: check_sees_run(folder, job["mark"]))
     group = ray.util.get_current_placement_group()
     if distributed.is_main() and group is not None:
-        with contextlib.suppress(OSError):  # a full disk has its own sentence, at the first checkpoint
+        with contextlib.suppress(OSError):  # a full disk is reported at the first checkpoint
             folder.write(HELD, group.id.hex().encode())
     watch = Watch(resources, job, distributed.gather_objects(ray.get_runtime_context().get_node_id()))
     return Training(
@@ -107,7 +107,7 @@ def join_process_group(resources: ResourcesConfig) -> None:
 def check_sees_run(folder: RunFolder, mark: str, patience_seconds: float = STORAGE_SECONDS) -> None:
     """Raise ValueError unless this machine sees the mark that the command has written into the run folder.
 
-    A machine with a local disk at that path would begin the run anew, and checkpoints would be lost with it.
+    A machine with a local disk at that path would restart the run, and its checkpoints would be lost with it.
     """
     deadline = time.monotonic() + patience_seconds
     while not (folder.has(MARK) and folder.read(MARK).decode() == mark):
@@ -121,7 +121,7 @@ def check_sees_run(folder: RunFolder, mark: str, patience_seconds: float = STORA
 
 
 class Watch:
-    """Watch, in a thread of the first worker, for a `reason` to stop all workers early; None if none."""
+    """Watch the cluster in a thread of the first worker; `reason` says why to stop early, or is None."""
 
     def __init__(self, resources: ResourcesConfig, job: dict[str, Any], nodes: list[str]) -> None:
         self.resources, self.job, self.nodes = resources, job, nodes  # nodes: the machine of each worker
@@ -133,9 +133,9 @@ class Watch:
         most, last = self.job["counts"][-1], time.monotonic()
         while self.reason is None:
             time.sleep(LOOK_SECONDS)
-            # Repeated: other commands, and Ray itself for its running workers, replace the cluster's request.
+            # Repeat the request, because other commands, and Ray itself for its running workers, replace it.
             request_machines(bundles_of(self.resources, most))
-            with contextlib.suppress(RayError):  # a cluster too busy to answer is asked again
+            with contextlib.suppress(RayError):  # a cluster too busy to answer is queried again
                 cluster = cluster_state()
                 going = len(cluster.leaving & set(self.nodes))
                 if going:

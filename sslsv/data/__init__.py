@@ -1,1 +1,1 @@
-"""The data: lists, audio files, augmentation, views, the order of samples, the Ray Data pipeline."""
+"""Training data: lists, audio files, augmentation, views, the order of samples, the Ray Data pipeline."""

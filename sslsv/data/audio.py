@@ -1,10 +1,10 @@
-"""Recordings as the package hears them: 16 kHz, mono, 16 bits, from any file that libsndfile or FFmpeg reads.
+"""Read recordings as 16 kHz, mono, 16-bit samples from any file that libsndfile or FFmpeg decodes.
 
-A plain WAV or FLAC file (16 kHz, mono, 16 bits) gives its very samples. Any other is averaged over channels,
-converted to 16 kHz and rounded to 16 bits, full scale for full scale. A crop equals the same part of the
-whole recording (mp3: up to rounding, Opus: up to a thousandth of full scale). FFmpeg decodes
-files that libsndfile can't read, or reads wrongly (AAC, WMA, AMR, GSM, mp3 without its length in the header
-...), as a whole for every crop.
+The samples of a plain WAV or FLAC file (16 kHz, mono, 16 bits) are read unchanged. Other files are averaged
+over channels, resampled to 16 kHz and rounded to 16 bits; full scale stays full scale. A crop equals the same
+part of the entire recording (mp3: up to rounding, Opus: up to a thousandth of full scale). FFmpeg decodes
+files that libsndfile can't read or reads wrongly (AAC, WMA, AMR, GSM, mp3 without its length in the header
+...). These files are decoded in full for every crop.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy  # loads scipy.signal, which takes a second, when it is used
+import scipy  # imports scipy.signal, which takes a second, on first use
 import soundfile
 
 from sslsv.data.audio_files import COMPRESSED_SUFFIXES
@@ -30,21 +30,21 @@ from sslsv.ops import SAMPLE_RATE as SAMPLE_RATE
 Samples = npt.NDArray[np.int16]
 Waveform = npt.NDArray[np.float32]
 
-FULL_SCALE = 32768.0  # of int16 samples; 1 in waveforms
+FULL_SCALE = 32768.0  # full scale of int16 samples; waveforms have full scale 1
 
-_HALF_TAPS = 32  # Half the length of the filter, in samples of the slower rate; more is sharper and slower.
-_LOUDEST = 10.0  # Files of floats with such a peak are damaged or in another unit: full scale is 1.
-_HEADER_BYTES = 4096  # the samples of a plain WAV file begin within them, or libsndfile reads it
-# Decoders of these need what came before a crop: without it the first samples are wrong, up to full scale.
+_HALF_TAPS = 32  # half the filter length, in samples at the lower rate; longer is sharper but slower
+_LOUDEST = 10.0  # A float file with a peak this high is damaged or in another unit (full scale is 1).
+_HEADER_BYTES = 4096  # searched for the samples of a plain WAV file; libsndfile reads longer headers
+# Without the frames before a crop, these decoders get its first samples wrong, by up to full scale.
 _LOSSY, _LEAD_FRAMES = ("MP3", "OGG"), 4096
-# libsndfile misses places in the last page of an Ogg Vorbis file by some hundred frames. That page is shorter
-# than this, so crops near the end are decoded from a place before it.
+# In the last page of an Ogg Vorbis file, libsndfile's seeks are off by some hundred frames. That page is
+# shorter than this, so crops near the end are decoded from a position before the page.
 _VORBIS_END_FRAMES = 2**18
-_MP3_LENGTHS = (b"Xing", b"Info", b"VBRI")  # in the first frame of an mp3 that tells its length
-# FFmpeg guesses the length of these from the bit rate: it says nothing about whether a file is complete.
+_MP3_LENGTHS = (b"Xing", b"Info", b"VBRI")  # headers in the first frame of an mp3 that hold its length
+# FFmpeg guesses the length of these formats from the bit rate, so it can't show that a file is truncated.
 _GUESSED_LENGTH = ("aac", "amr", "amrnb", "amrwb", "ac3", "mpegts", "mp3")
-_MISSING_SECONDS = 0.2  # what a complete recording may lack: an AAC frame is 64 ms at 16 kHz
-# FFmpeg also reads playlists, which name other files and addresses: it must not open these.
+_MISSING_SECONDS = 0.2  # tolerated difference from the length in the header; an AAC frame is 64 ms at 16 kHz
+# The formats exclude playlists, whose entries FFmpeg would open: other files, and URLs.
 _FFMPEG_FORMATS = "aac,ac3,aiff,amr,amrnb,amrwb,asf,au,avi,caf,flac,matroska,mov,mp3,mpegts,ogg,w64,wav"
 
 
@@ -55,14 +55,14 @@ class AudioError(Exception):
 class Recording(contextlib.AbstractContextManager["Recording"]):
     """Read crops of an open recording."""
 
-    path: str  # for messages
+    path: str  # shown in messages
     num_samples: int  # at 16 kHz
     file_rate: int = SAMPLE_RATE  # samples per second in the file itself
-    is_slow = False  # True: a crop takes about ten times as long as one of a FLAC file, or longer
+    is_slow = False  # True if reading a crop takes about ten times as long as from FLAC, or longer
 
     @abstractmethod
     def _read(self, start: int, count: int) -> Samples:
-        """Return samples that are there; the array may be read-only."""
+        """Return `count` samples within the recording; the array may be read-only."""
 
     def close(self) -> None:  # noqa: B027 - a packed recording has nothing to close
         """Close the recording; reading afterwards is an error."""
@@ -71,13 +71,13 @@ class Recording(contextlib.AbstractContextManager["Recording"]):
         self.close()
 
     def mapped(self) -> Samples | None:
-        """Return all samples, mapped into memory until they are deleted; None for a file that is decoded."""
+        """Return all samples as a memory map, which outlives `close`; None if they can't be mapped."""
         return None
 
     def read_int16(self, start: int, count: int) -> Samples:
-        """Return `count` samples from `start` on, perhaps read-only; what is too short is repeated.
+        """Return `count` samples from `start` on, possibly read-only; a piece that is too short is repeated.
 
-        Raises AudioError for a piece that cannot be decoded.
+        Raises AudioError if the samples cannot be decoded.
         """
         available = min(count, self.num_samples - start)
         piece = self._read(start, available)
@@ -88,7 +88,7 @@ class Recording(contextlib.AbstractContextManager["Recording"]):
         return to_waveform(self.read_int16(0, self.num_samples))
 
     def read_rir(self) -> Samples:
-        """Return all samples of an impulse response, whose level means nothing; AudioError for silence."""
+        """Return all samples of an impulse response, at an arbitrary level; raises AudioError for silence."""
         rir = self._read_any_level()
         if not rir.any():
             raise AudioError(f"{self.path} is silent: it is no impulse response.")
@@ -101,29 +101,29 @@ class Recording(contextlib.AbstractContextManager["Recording"]):
 def open_audio(path: str | os.PathLike[str]) -> Recording:
     """Open an audio file.
 
-    Raises AudioError, here and when it is read, for a file that is missing, empty, no audio, not finite, far
-    above full scale, or truncated. WAV, FLAC, SPH, mp3 with a length in it, m4a, mp4, webm and wma tell that
-    they are truncated; of any other file the rest is a shorter recording.
+    Raises AudioError, here or when samples are read, for a file that is missing, empty, not audio, truncated,
+    not finite or far above full scale. Truncation is detected in WAV, FLAC, SPH, mp3 with its length in the
+    header, m4a, mp4, webm and wma; any other truncated file is read as a shorter recording.
     """
     name, header = os.fspath(path), b""
-    with contextlib.suppress(OSError):  # the decoder says why a file can't be opened
+    with contextlib.suppress(OSError):  # the decoder below reports why a file can't be opened
         file = open(name, "rb", buffering=0)  # noqa: SIM115
         header = os.pread(file.fileno(), _HEADER_BYTES, 0)
         is_plain, first_byte, num_bytes = _find_samples(header)
         missing = first_byte + num_bytes - os.fstat(file.fileno()).st_size
         if is_plain and num_bytes >= 2 and missing <= 0:
             return _PlainWav(name, file, first_byte, num_bytes // 2)
-        if header[:3] == b"ID3":  # a tag, perhaps with pictures: its size has 7 bits in each of four bytes
+        if header[:3] == b"ID3":  # a tag, possibly with pictures; each of its four size bytes holds 7 bits
             size = sum(byte << 7 * (3 - i) for i, byte in enumerate(header[6:10]))
             header = os.pread(file.fileno(), _HEADER_BYTES, 10 + size)
         file.close()
-        # libsndfile would not tell. Programs that write into a pipe can't know the size: they promise 2 GB.
+        # libsndfile would not report this. Programs that write into a pipe claim 2 GB, as they lack the size.
         if missing > 0 and num_bytes < 2**31 - 2**16:
             raise AudioError(f"{name} is cut off: {missing} bytes are missing of what its header promises.")
     try:
         decoded = soundfile.SoundFile(name)
-        # libsndfile takes the delay of an mp3 in a WAV file for sound, guesses the length of an mp3 that does
-        # not tell it, does not know that of a FLAC from a pipe, and can't go to a place in GSM 6.10 or G.721.
+        # libsndfile returns the encoder delay of an mp3 in a WAV file as sound, guesses the length of an mp3
+        # without one in its header, knows no length of FLAC from a pipe, and can't seek in GSM 6.10 or G.721.
         is_odd = decoded.format == "WAV" and decoded.subtype.startswith("MPEG")
         is_odd |= decoded.format == "MP3" and not any(mark in header for mark in _MP3_LENGTHS)
         if is_odd or decoded.frames >= 2**62 or not decoded.seekable():
@@ -134,7 +134,7 @@ def open_audio(path: str | os.PathLike[str]) -> Recording:
 
 
 class _PlainWav(Recording):
-    # A WAV file of 16 bits, 16 kHz, mono: crops are read by their place in it, without libsndfile.
+    # A WAV file with 16 bits, 16 kHz, mono. Crops are read at their byte offset, without libsndfile.
 
     def __init__(self, path: str, file: Any, first_byte: int, num_samples: int) -> None:
         self.path, self.num_samples = path, num_samples
@@ -180,7 +180,7 @@ class _DecodedFile(Recording):
             return super()._read_any_level()
         rir = self._convert(0, self.num_samples, math.inf)
         peak = np.abs(rir).max()
-        return to_int16(rir / peak if peak > 0 else rir)  # uses all bits
+        return to_int16(rir / peak if peak > 0 else rir)  # scaled to use all 16 bits
 
     def _read(self, start: int, count: int) -> Samples:
         if self._is_plain:
@@ -194,7 +194,7 @@ class _DecodedFile(Recording):
         if up == down == 1:
             waveform = self._mono(start, count)
         else:
-            # `down` frames become exactly `up` samples: cuts at multiples of `down` keep the sample grid.
+            # `down` frames become exactly `up` samples, so cuts at multiples of `down` keep the sample grid.
             margin = -(-(_HALF_TAPS + 1) * max(up, down) // (up * down)) + 1
             first = max(0, start // up - margin)
             last = -(-(start + count) // up) + margin
@@ -203,7 +203,7 @@ class _DecodedFile(Recording):
             offset = start - first * up
             waveform = np.ascontiguousarray(converted[offset : offset + count], dtype=np.float32)
         peak = float(np.max(np.abs(waveform)))
-        if not peak < loudest:  # nor is NaN
+        if not peak < loudest:  # also true for NaN
             raise AudioError(
                 f"{self.path} contains values up to {peak:.3g} where full scale is 1: it is damaged or in "
                 "another unit; write it as 16-bit PCM."
@@ -216,7 +216,7 @@ class _DecodedFile(Recording):
         return samples if samples.ndim == 1 else samples.mean(axis=1, dtype=np.float32)
 
     def _decode(self, start: int, count: int) -> npt.NDArray[Any]:
-        # int16 is half the time of float32 in libsndfile, and exact for 16-bit files.
+        # libsndfile reads int16 in half the time of float32, and exactly for 16-bit files.
         lead = min(start, max(self._lead_frames, start - self._last_exact_seek))
         dtype = "int16" if self._is_16_bit else "float32"
         try:
@@ -232,7 +232,7 @@ class _DecodedFile(Recording):
 
 
 class _WholeFile(Recording):
-    # A file that FFmpeg decodes whole. `reason` says why libsndfile can't read it, "" if it reads it wrongly.
+    # A file that FFmpeg decodes in full. `reason`: why libsndfile can't read it, "" if it reads it wrongly.
 
     is_slow = True
 
@@ -257,11 +257,11 @@ class _WholeFile(Recording):
 
 
 def decode(content: bytes) -> tuple[Samples, int]:
-    """Return the samples of an audio file by FFmpeg, (T,) at 16 kHz, channels averaged, and the file's rate.
+    """Decode the bytes of an audio file by FFmpeg; return samples (T,) at 16 kHz, mono, and the file's rate.
 
-    Raises AudioError when it is damaged, ends before the length in its header, or has no sound.
+    Raises AudioError if the file is damaged, ends before the length in its header, or has no sound.
     """
-    import av  # a tenth of a second that most corpora need not wait for
+    import av  # takes a tenth of a second; most corpora don't need it
 
     if not content:
         raise AudioError("it is empty, or damaged in its archive")
@@ -271,16 +271,16 @@ def decode(content: bytes) -> tuple[Samples, int]:
             if not container.streams.audio:
                 raise AudioError("it has no sound")
             stream = container.streams.audio[0]
-            if stream.codec_context is None:  # a header that names a codec that FFmpeg lacks
+            if stream.codec_context is None:  # the header names a codec that FFmpeg lacks
                 raise AudioError("its codec is unknown: its header is damaged")
             stream.codec_context.thread_count = 1
             expected_seconds, rate = float((stream.duration or 0) * (stream.time_base or 0)), stream.rate
             if container.format.name in _GUESSED_LENGTH:
                 expected_seconds = 0.0
             elif not expected_seconds and len(container.streams) == 1:
-                # Matroska tells the length of the whole alone, and beside a picture the sound may be shorter.
+                # Matroska only has a total length; if there is a picture too, the sound may be shorter.
                 expected_seconds = (container.duration or 0) / av.time_base
-            to_16_khz = av.AudioResampler("s16p", None, SAMPLE_RATE)  # to mono it would weight channels
+            to_16_khz = av.AudioResampler("s16p", None, SAMPLE_RATE)  # FFmpeg's mono mix would have weights
             for frame in chain(container.decode(stream), (None,)):
                 pieces += [out.to_ndarray() for out in to_16_khz.resample(frame)]
     except (av.FFmpegError, ValueError, EOFError) as error:
@@ -297,27 +297,27 @@ def decode(content: bytes) -> tuple[Samples, int]:
 
 
 def read_whole(path: str | os.PathLike[str]) -> Waveform:
-    """Return all samples of a file, (T,), full scale 1; raises AudioError."""
+    """Return all samples of a file as a waveform (T,) of full scale 1; raises AudioError."""
     with open_audio(path) as recording:
         return recording.read_whole()
 
 
 def to_waveform(samples: npt.NDArray[Any]) -> Waveform:
-    """Return int16 samples as float32 of full scale 1, exactly."""
+    """Convert int16 samples to float32 of full scale 1, without rounding."""
     waveform: Waveform = samples.astype(np.float32)
     waveform *= np.float32(1 / FULL_SCALE)
     return waveform
 
 
 def to_int16(waveform: Waveform) -> Samples:
-    """Round a waveform of full scale 1 to int16; one that exceeds it is made quieter, not clipped."""
+    """Round a waveform of full scale 1 to int16; a louder waveform is scaled down, not clipped."""
     samples = np.empty(len(waveform), dtype=np.int16)
     round_to_int16(waveform * np.float32(FULL_SCALE), samples)
     return samples
 
 
 def round_to_int16(waveform: Waveform, samples: Samples) -> None:
-    """Round a waveform of full scale 32768 into `samples`, quieter if it exceeds that; overwrites it too."""
+    """Round a waveform of full scale 32768 into `samples`, scaled down if louder; overwrites `waveform`."""
     highest, lowest = float(waveform.max(initial=0.0)), float(waveform.min(initial=0.0))
     if highest >= FULL_SCALE - 0.5 or lowest < -FULL_SCALE - 0.5:
         waveform *= np.float32((FULL_SCALE - 1) / max(highest, -lowest))
@@ -325,7 +325,7 @@ def round_to_int16(waveform: Waveform, samples: Samples) -> None:
 
 
 def _find_samples(header: bytes) -> tuple[bool, int, int]:
-    # Returns whether it is a plain WAV file, and first byte and number of bytes of samples, of WAV and SPH.
+    # Returns whether the file is a plain WAV, and the first byte and byte count of its samples (WAV, SPH).
     if (sph := re.match(rb"NIST_1A\s+(\d+)\s", header)) and b"shorten" not in header:
         facts = dict(re.findall(rb"(\w+) -i (\d+)", header))
         counts = (int(facts.get(fact, 1)) for fact in (b"sample_count", b"sample_n_bytes", b"channel_count"))
@@ -346,9 +346,9 @@ def _find_samples(header: bytes) -> tuple[bool, int, int]:
 
 @lru_cache(maxsize=64)
 def low_pass(up: int, down: int) -> npt.NDArray[np.float32]:
-    """Return the filter (taps,) of a conversion by up / down, at `up` times the rate of the input.
+    """Return the low-pass filter (taps,) for resampling by up / down, at `up` times the rate of the input.
 
-    Kaiser 8.6: about 86 dB below; the stop band begins at the lower of both Nyquist frequencies.
+    A Kaiser window (beta 8.6) gives about 86 dB in the stop band, from the lower Nyquist frequency on.
     """
     slower = max(up, down)
     taps = scipy.signal.firwin(2 * _HALF_TAPS * slower + 1, 0.92 / slower, window=("kaiser", 8.6))

@@ -1,4 +1,4 @@
-"""Audio files by their names: which are read, which lie below a folder, which a list can hold."""
+"""Recognise audio files by name, find them below a folder, and check which paths a list can hold."""
 
 import os
 import re
@@ -9,7 +9,7 @@ SEEKABLE_SUFFIXES = (
     *(".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
     *(".aif", ".aiff", ".aifc", ".au", ".snd", ".sph", ".nist", ".caf", ".voc"),
 )
-# These are decoded as a whole for every crop.
+# Files with these suffixes are decoded in full for every crop.
 COMPRESSED_SUFFIXES = (
     *(".m4a", ".m4b", ".aac", ".mp4", ".mov", ".3gp", ".wma", ".webm", ".mka", ".mkv", ".amr"),
 )
@@ -22,22 +22,22 @@ _UNLISTABLE = {
     r"\t": "has a tab in its name",
     r"[\ud800-\udfff]": "is not UTF-8",
     r"\A\s|\s\Z": "begins or ends with a blank",
-    r"(?:\A|/)\.\.(?:/|\Z)": "has a '..' in it",  # it hides where the path leads; an absolute one shows it
-    # Where the name of an audio file ends before its line does, the line holds more than one path.
+    r"(?:\A|/)\.\.(?:/|\Z)": "has a '..' in it",  # hides where the path leads, unlike an absolute path
+    # If a blank follows the suffix of an audio file, the line holds more than one path.
     rf"(?i:{_ENDINGS})\s": "has a blank after what ends as an audio file's name does",
 }
 _ODD = re.compile("|".join(_UNLISTABLE))
 
 
 def is_audio(name: str) -> bool:
-    """Tell by its ending whether a name is that of an audio file."""
+    """Return whether a name ends in the suffix of an audio file."""
     return name.lower().endswith(AUDIO_SUFFIXES)
 
 
 def find_audio_files(folder: str | os.PathLike[str]) -> tuple[list[str], str]:
-    """Return the paths of all recordings below a folder, sorted, and a line that names other files, or "".
+    """Return the sorted paths of all recordings below a folder, and a line that names other files, or "".
 
-    Hidden files and folders are left out. Links are followed, each folder once: a loop of them ends. Raises
+    Hidden files and folders are left out. Links are followed, but no folder is entered twice. Raises
     OSError for a folder that is missing or can't be read, ValueError for a name that is not UTF-8.
     """
 
@@ -73,12 +73,12 @@ def check_names(paths: Iterable[str]) -> None:
 
 
 def printable(name: str) -> str:
-    """Return the name of a file, which need not be valid UTF-8, as text that every terminal takes."""
+    """Return a file name, which may be invalid UTF-8, as printable text."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def why_unlistable(path: str) -> str | None:
-    """Return why no list can hold a path, or None where one can."""
+    """Return why a path can't stand in a list, or None if it can."""
     if not _ODD.search(path):
         return None
     return next(why for pattern, why in _UNLISTABLE.items() if re.search(pattern, path))

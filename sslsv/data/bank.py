@@ -1,4 +1,4 @@
-"""The bank: noises and room impulse responses (rirs), drawn at random."""
+"""The bank of noises and room impulse responses (rirs) from which augmentations draw at random."""
 
 import functools
 import resource
@@ -16,14 +16,14 @@ from sslsv.data.section import ORIGINAL_FOLDERS
 
 Drawn = TypeVar("Drawn")
 
-_MAX_RIR_SECONDS = 2.5  # the tail after it is inaudible and costs FFT length
-_WHOLE_NOISE_SECONDS = 30.0  # encoded files up to this are kept decoded; of longer ones a crop is decoded
-_MAX_MAPPED = 20_000  # files, each of which stays open; Linux allows a process 65,530 maps
-_TRIES = 20  # draws of another file before unreadable ones stop the run
+_MAX_RIR_SECONDS = 2.5  # used after the direct path; the later tail is inaudible and lengthens FFTs
+_WHOLE_NOISE_SECONDS = 30.0  # shorter encoded files are kept decoded; longer ones are decoded per crop
+_MAX_MAPPED = 20_000  # mapped files, each of which stays open; Linux allows 65,530 maps per process
+_TRIES = 20  # unreadable files drawn in a row that stop the run
 
 
 class Rir(NamedTuple):
-    """Describe an impulse response: its file, the place of its direct path, and how much of it is used."""
+    """Describe an impulse response: its file, the sample of its direct path, the number of samples used."""
 
     file: int
     delay: int
@@ -33,27 +33,27 @@ class Rir(NamedTuple):
 class Bank:
     """Hold the noises and rirs that augmentations draw from; file number i is `files[i]`.
 
-    A file is opened when it is drawn, and replaced by another one if it is unreadable. Noises in plain WAV
-    files and in packed folders on a disk are mapped into memory, so that all processes of a machine share
-    them; what has to be decoded or comes from object storage, and the spectra of rirs, are kept by each
-    process in `cache`, the latest used up to `cache_mb`.
+    A file is opened when it is drawn; if it is unreadable, another file is drawn. Noises in plain WAV files
+    and in packed folders on a disk are mapped into memory, so that all processes of a machine share them.
+    Each process keeps other short noises (decoded, or from object storage) and the spectra of rirs in its
+    `cache`, which drops the least recently used arrays beyond `cache_mb`.
     """
 
     def __init__(self, recordings: Recordings, cache_mb: int) -> None:
         self.recordings = recordings
         self.files: list[str] = []
         self.cache = Cache(cache_mb * 2**20)
-        self.notes: list[str] = []  # sentences: what is read in place of what
+        self.notes: list[str] = []  # about folders that are read in place of missing ones
         self._in_folder: dict[str, range] = {}
         self._rirs: dict[int, Rir] = {}
         self._mapped: dict[int, Samples] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        # Other processes get the list of files, without the samples that this one holds.
+        # Other processes get the list of files but not the samples that this process holds.
         return {**self.__dict__, "_mapped": {}, "cache": Cache(self.cache.capacity_bytes)}
 
     def add(self, folder: str) -> None:
-        """Add the files below a folder, if they are not there; FileNotFoundError if there is none."""
+        """Add the files below a folder, unless added before; raises FileNotFoundError if there are none."""
         if folder in self._in_folder:
             return
         place, found = find_noises(self.recordings, folder)
@@ -68,7 +68,7 @@ class Bank:
         self.files += found
 
     def draw_noise(self, rng: Draws, folder: str, count: int) -> Samples:
-        """Return `count` samples from a random place of a random file of a folder, at the file's level."""
+        """Return `count` samples from a random position in a random file of a folder, at the file's level."""
         return self._draw(rng, folder, lambda file: self._read_noise(file, rng.fraction(), count))
 
     def draw_rir(self, rng: Draws, folder: str) -> Rir:
@@ -84,7 +84,7 @@ class Bank:
         files = self._in_folder[folder]
         for _ in range(_TRIES):
             file = files[rng.below(len(files))]
-            # A file known to be bad is tried again: the draws must not depend on the files met before.
+            # A file known to be bad is tried again, because draws must not depend on earlier reads.
             try:
                 return use(file)
             except AudioError as error:
@@ -111,7 +111,7 @@ class Bank:
 
     def _rir(self, file: int) -> Rir:
         if file not in self._rirs:
-            samples = self.read_rir(file).astype(np.int32)  # The absolute value of -32768 is no int16.
+            samples = self.read_rir(file).astype(np.int32)  # int16 has no absolute value of -32768
             delay = int(np.argmax(np.abs(samples)))
             used = min(len(samples), delay + int(_MAX_RIR_SECONDS * SAMPLE_RATE))
             self._rirs[file] = Rir(file, delay, used)
@@ -120,7 +120,7 @@ class Bank:
 
 @functools.cache
 def _max_mapped() -> int:
-    # Many systems let a process open 1,024 files unless it asks for more, up to the hard limit.
+    # On many systems a process may open 1,024 files until it asks for more, up to the hard limit.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = 2 * _MAX_MAPPED if hard == resource.RLIM_INFINITY else min(hard, 2 * _MAX_MAPPED)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -129,7 +129,7 @@ def _max_mapped() -> int:
 
 
 def find_noises(recordings: Recordings, folder: str) -> tuple[str, list[str]]:
-    """Return the folder to read, as named or as its archive unpacks (`ORIGINAL_FOLDERS`), and its files."""
+    """Return the folder to read and its files; an empty folder is replaced as in `ORIGINAL_FOLDERS`."""
     kind, slash, below = folder.partition("/")
     original = f"{ORIGINAL_FOLDERS.get(kind, kind)}{slash}{below}"
     for place in (folder, original):
@@ -139,7 +139,7 @@ def find_noises(recordings: Recordings, folder: str) -> tuple[str, list[str]]:
 
 
 class Cache:
-    """Keep arrays by key, the latest used ones up to a number of bytes."""
+    """Keep the most recently used arrays, by key, up to a total number of bytes."""
 
     def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes, self.num_bytes = capacity_bytes, 0
@@ -152,7 +152,7 @@ class Cache:
         return self._arrays.get(key)
 
     def put(self, key: tuple[int, ...], array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Keep an array, drop those used longest ago while there are too many bytes, and return it."""
+        """Keep and return an array; drop the least recently used arrays while there are too many bytes."""
         self._arrays[key] = array
         self.num_bytes += array.nbytes
         while self.num_bytes > self.capacity_bytes and self._arrays:

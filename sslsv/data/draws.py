@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for, never on what was drawn before, and places of crops."""
+"""Random numbers that depend only on their purpose, never on earlier draws, and positions of crops."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -7,11 +7,11 @@ from itertools import count
 
 import numpy as np
 
-_AT_ONCE = 16  # numbers made at a time, four for each step of the counter
+_AT_ONCE = 16  # numbers generated at a time; each step of the counter gives four
 
 
 class Draws:
-    """Draw numbers from one stream; `bad_files` are the unreadable files of the bank that were drawn."""
+    """Draw numbers from one stream; `bad_files` collects the drawn bank files that were unreadable."""
 
     def __init__(self, fractions: Iterator[float]) -> None:
         self._fractions = fractions
@@ -22,7 +22,7 @@ class Draws:
         return next(self._fractions)
 
     def below(self, count: int) -> int:
-        """Draw from 0 .. count - 1, equally likely."""
+        """Draw an integer from 0 .. count - 1, all equally likely."""
         return int(next(self._fractions) * count)
 
     def between(self, low: float, high: float) -> float:
@@ -31,10 +31,10 @@ class Draws:
 
 
 class RandomStreams:
-    """Give one stream of numbers in [0, 1) to each (epoch, utterance, purpose, view), all of one seed.
+    """Provide a stream of numbers in [0, 1) for each (epoch, utterance, purpose, view), from one seed.
 
-    Counter-based (Philox 4x64): the key is the seed, the counter says what the numbers are for. A purpose is
-    known by its name, so that another purpose changes nothing for those that are there.
+    The generator is counter-based (Philox 4x64): the seed is its key, and the counter encodes the other four.
+    A purpose is identified by its name, so a new purpose does not change the numbers of existing ones.
     """
 
     def __init__(self, seed: int) -> None:
@@ -44,16 +44,16 @@ class RandomStreams:
         self._state = self._philox.state
 
     def __reduce__(self) -> tuple[type, tuple[int]]:
-        # Arrays that reach a process through shared memory can't be written to.
+        # Only the seed is sent: arrays received through shared memory are read-only.
         return RandomStreams, (self.seed,)
 
     def draws(self, epoch: int, utterance: int, purpose: str, view: int = 0) -> Draws:
-        """Return the numbers of one stream; any number of streams can be read in turn."""
+        """Return the numbers of one stream from its start; several streams can be read alternately."""
         return Draws(self._stream(epoch, utterance, name_key(purpose, 5) << 16 | view))
 
     def _stream(self, epoch: int, utterance: int, purpose: int) -> Iterator[float]:
         for step in count(step=_AT_ONCE // 4):
-            # A new generator would cost six times as much as this one moved to the place.
+            # Creating a new generator would cost six times as much as moving this one.
             self._state["state"]["counter"][:] = (step, purpose, utterance, epoch)
             self._philox.state = self._state
             yield from self._generator.random(_AT_ONCE).tolist()
@@ -61,13 +61,13 @@ class RandomStreams:
 
 @lru_cache(maxsize=256)
 def name_key(name: str | bytes, num_bytes: int) -> int:
-    """Return a number of so many bytes that stands for a name, the same on every machine."""
+    """Return a hash of a name, an integer of `num_bytes` bytes, the same on every machine."""
     text = name if isinstance(name, bytes) else name.encode()
     return int.from_bytes(blake2b(text, digest_size=num_bytes).digest(), "big")
 
 
 def crop_starts(num_samples: int, crop_samples: int, fractions: Sequence[float]) -> list[int]:
-    """Return starts of crops, each at a fraction in [0, 1) of all places; 0 in a shorter utterance."""
+    """Return starts of crops, each at a fraction in [0, 1) of all positions; 0 in a shorter utterance."""
     return [int(fraction * max(1, num_samples - crop_samples + 1)) for fraction in fractions]
 
 
@@ -76,8 +76,8 @@ def disjoint_starts(
 ) -> list[int]:
     """Return starts of crops that do not overlap, or overlap as little as possible in a short utterance.
 
-    Two crops: the gap is uniform, then the place of the pair is; `order` in [0.5, 1) swaps them.
-    More crops: uniform over all arrangements without overlap, rotated by `order`.
+    For two crops, the gap is drawn uniformly, then the position of the pair; `order` >= 0.5 swaps them. More
+    crops are drawn uniformly from all arrangements without overlap, and rotated by `order` in [0, 1).
     """
     num_crops = len(fractions)
     slack = num_samples - num_crops * crop_samples

@@ -1,4 +1,4 @@
-"""Kaldi folders: the utterances of `segments`, or else of `wav.scp`, and who speaks them."""
+"""Kaldi data folders: their utterances, recordings and speakers."""
 
 import posixpath
 import re
@@ -14,7 +14,7 @@ _KALDI = ("wav.scp", "segments", "utt2spk", "spk2utt")
 
 
 class Kaldi:
-    """Read a Kaldi folder: the utterances of `segments`, or else of `wav.scp`, and who speaks them."""
+    """Read the utterances of a Kaldi folder (`segments`, or `wav.scp` without it) and their speakers."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -28,7 +28,7 @@ class Kaldi:
         }
 
     def name_of(self, utterance: str) -> str:
-        """Return the name of an utterance's recording; what is no utterance is a name already."""
+        """Return the recording name of an utterance; a name that is no utterance is returned as it is."""
         if utterance not in self.utterances:
             return utterance
         recording, *times = self._segments.get(utterance, utterance).split()
@@ -60,13 +60,13 @@ class Kaldi:
 
 
 def kaldi_folder(place: str) -> str | None:
-    """Return the Kaldi folder that a place is, or one of whose files it is; None for any other."""
+    """Return the Kaldi folder at a path, or the folder of the Kaldi file at a path; None for others."""
     folder = posixpath.dirname(place) if posixpath.basename(place) in _KALDI else place
     return folder if _exists(below(folder, "wav.scp")) else None
 
 
 def list_files(place: str) -> list[str]:
-    """Return the text files that a list consists of: itself, or those of a Kaldi folder."""
+    """Return the text files of a list: the list itself, or the files of a Kaldi folder."""
     folder = kaldi_folder(place)
     return [*filter(_exists, (below(folder, name) for name in (*_KALDI, "trials")))] if folder else [place]
 

@@ -1,8 +1,8 @@
-"""The forms that a list may have: plain lines, a table whose first line names its columns, JSON lines, Kaldi.
+"""Read lists in several forms: plain lines, tables with a first line of column names, JSON lines, Kaldi.
 
-Whatever its form, a list is read as rows: the number of a line, and the values of the columns that are asked
-for. docs/data.md shows each form. What could mean two things is refused; a first line that names the columns,
-such as `path speaker`, decides.
+Every form is read as rows: the line number, and the values of the requested columns. docs/data.md shows each
+form. An ambiguous list is refused; a first line that names the columns, such as `path speaker`, resolves the
+ambiguity.
 """
 
 import csv
@@ -21,15 +21,15 @@ from sslsv.data.recordings import open_recordings, segment_name
 from sslsv.ops import SAMPLE_RATE
 from sslsv.runs.folder import below
 
-Values = Sequence[str] | None  # a row, ordered as `Kind.columns`; empty: skip it; None: another form
+Values = Sequence[str] | None  # a row in the order of `Kind.columns`; (): skip the line; None: another form
 LineParser = Callable[[str], Values]  # parses a line
 
 
 class Kind(NamedTuple):
-    """Describe what a list is read for."""
+    """Describe the purpose of reading a list: which columns are needed, and in which orders."""
 
-    form: str  # for messages
-    orders: tuple[str, ...]  # accepted orders of fields in a plain line; the first is also that of a row
+    form: str  # shown in messages
+    orders: tuple[str, ...]  # accepted orders of fields in a plain line; rows have the first order
     optional: str = ""  # a column that may be missing; its value is then ""
 
     @property
@@ -47,7 +47,7 @@ LABELS = Kind("label path` or `label path speaker", _LABEL_ORDERS, "speaker")
 
 IS_TARGET = {"1": True, "target": True, "true": True, "0": False, "nontarget": False, "false": False}
 
-# Names that columns have in the tables of other tools, without case, blanks and signs.
+# Names of columns in the tables of other tools, in lower case, without blanks and punctuation.
 _NAMES = {
     "path": "path file wav audio filename filepath wavpath audiopath audiofile audiofilepath recording",
     "speaker": "speaker speakerid spk spkid clientid",
@@ -62,22 +62,22 @@ _NAMES = {
 }
 _NAME_COLUMNS = "name the columns in a first line, such as `path`, `speaker path` or `speaker,path`."
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?inf", re.IGNORECASE)
-_NUM_LOOKED_AT = 100  # lines by which a form is told where the first leaves it open
+_NUM_LOOKED_AT = 100  # lines that decide the form if the first line leaves it open
 
 
 class Rows:
-    """Iterate once over the rows of a list, (line number, *values by `kind.columns`).
+    """Iterate once over the rows of a list: (line number, *values in the order of `kind.columns`).
 
-    `form` says as what it is read, "" for plain lines. Raises ValueError for lines of another form, for what
-    can be read in two ways and for an empty list, FileNotFoundError for a missing one.
+    `form` names the form of the list, "" for plain lines. Raises ValueError for lines of another form, an
+    ambiguous list or an empty list, FileNotFoundError for a missing list.
     """
 
     def __init__(self, root: Root, name: str, kind: Kind) -> None:
         self.root, self.name, self.kind, self.form = root, name, kind, ""
-        self.num_left_out = 0  # rows, once all are read
+        self.num_left_out = 0  # number of rows left out so far
         self._paths = [i for i, each in enumerate(kind.columns) if each in ("path", "enrolment", "test")]
-        self._name_of: Callable[[str], str] = str  # in a Kaldi folder: what an utterance stands for
-        self._is_usual = False  # whether lines may be split many at a time
+        self._name_of: Callable[[str], str] = str  # in a Kaldi folder: utterance -> recording
+        self._is_usual = False  # whether all lines of a block may be split at once
         place = list_location(root, name)
         folder = kaldi_folder(place)
         if folder and kind in (TRAIN, RECORDINGS):
@@ -130,20 +130,20 @@ class Rows:
         fields, width = text.split(), len(self.kind.columns)
         columns = [fields[i::width] for i in range(width)]
         first = set(columns[0])
-        # Where there is a dot, a path may stand first.
+        # A dot in the first column may belong to a path.
         is_usual = first <= IS_TARGET.keys() if self.kind is TRIALS else "." not in "".join(first)
-        # Joined again, they are the same text only if every line has just these fields.
+        # The rejoined columns equal the text only if every line has exactly these fields.
         lines = map(" ".join, zip(*columns, strict=False))
         return columns if is_usual and "\n".join(lines) == text.removesuffix("\n") else None
 
     def _checked(self, number: int, values: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Return the row of a line, or none if it is left out."""
+        """Check the paths of a row; return [row], or [] if the row is left out."""
         if not values:
             self.num_left_out += 1
             return []
         row = list(values)
         for i in self._paths:
-            row[i] = self._name_of(row[i]).removeprefix("./")  # as `find .` writes them
+            row[i] = self._name_of(row[i]).removeprefix("./")  # `find .` writes this prefix
             if why := why_unlistable(row[i]):
                 why = f"the path {row[i][:120]!r} {why}; expected `{self.kind.form}`."
                 raise self._error(number, why)
@@ -164,7 +164,7 @@ class Rows:
             yield from self._checked(number, (speaker, utterance) if is_kept else ())
 
     def _detect_form(self, lines: list[str], number: int) -> tuple[LineParser, bool]:
-        """Detect the form of a list; return its line parser, and whether line 1 names the columns."""
+        """Detect the form of a list; return its line parser, and whether the first line names the columns."""
         try:
             if lines[0].lstrip().startswith("{"):
                 keys = list(json.loads(lines[0]))
@@ -175,7 +175,7 @@ class Rows:
                 known = {role for name in names for role in _roles(name)}
                 is_named = known >= ({"enrolment", "test"} if self.kind is TRIALS else {"path"})
                 if is_named and (separator or lines[0].startswith("#") or all(map(_roles, names))):
-                    split = split if names[1:] else partial(_split, separator="\n")  # blanks are the path's
+                    split = split if names[1:] else partial(_split, separator="\n")  # blanks belong to paths
                     return self._table("a table", names, split), True
             return self._plain(lines), False
         except ValueError as error:
@@ -194,7 +194,7 @@ class Rows:
             raise ValueError(f"the columns {both} can both be the {odd[0]}: rename one of them.")
         if odd := [role for role in self.kind.columns if role not in (*place, self.kind.optional)]:
             known = ", ".join(map(repr, names))
-            raise ValueError(f"of the columns {known} none is known as {odd[0]}: call it so.")
+            raise ValueError(f"of the columns {known} none is known as {odd[0]}: call one of them {odd[0]}.")
         self.form = f"{form} ({', '.join(f'{role}: {names[place[role]]}' for role in place)})"
 
         def values(line: str) -> Values:
@@ -233,7 +233,7 @@ class Rows:
         return readers[fitting[0]]
 
     def _are_paths(self, lines: list[str]) -> bool:
-        """Tell whether lines are paths as a whole: one can't be split, or is the path of a recording."""
+        """Return whether entire lines are paths: some line can't be split, or is the path of a recording."""
         if any(re.fullmatch(r"[^\s,]+", line) for line in lines):
             return True
         has = open_recordings(self.root).has
@@ -245,7 +245,7 @@ class Rows:
     def _in_order(self, order: str, first: str) -> LineParser:
         """Return a parser of plain lines whose fields have this order."""
         roles, is_trial = order.split(), self.kind is TRIALS
-        num_blanks = 1 if order == TRAIN.orders[0] else -1  # its path is the rest of the line
+        num_blanks = 1 if order == TRAIN.orders[0] else -1  # the path is the rest of the line
         split = _splitter(first, num_tabs=2 if is_trial else 1, num_blanks=num_blanks)
 
         def values(line: str) -> Values:
@@ -255,7 +255,7 @@ class Rows:
                 scores = [row.get("score", "0"), *fields[len(roles) :]]
                 return self._whole(row) if all(map(_NUMBER.fullmatch, scores)) else None
             who, path = row.get(self.kind.columns[0], ""), row.get("path", "")
-            # A speaker may be named by a path; a number behind a path is a length rather than a speaker.
+            # The name of a speaker may be a path. A decimal number after a path is a length, not a speaker.
             is_length = order == TRAIN.orders[1] and re.fullmatch(r"\d*\.\d+", who)
             is_odd = len(fields) > len(roles) or is_length or (is_audio(who) and not is_audio(path))
             return None if is_odd else self._whole(row)
@@ -263,7 +263,7 @@ class Rows:
         return values
 
     def _whole(self, row: dict[str, str]) -> Values:
-        """Return the values of a row, or None where one is missing."""
+        """Return the values of a row, or None if one is missing or `target` is unknown."""
         if "target" in row:
             row["target"] = row["target"].lower()
         is_whole = all(row.get(each) or each == self.kind.optional for each in self.kind.columns)
@@ -272,7 +272,7 @@ class Rows:
 
 
 def is_trial_list(root: Root, name: str) -> bool:
-    """Tell trials from other lists by the first lines; FileNotFoundError as the readers."""
+    """Return whether a list holds trials, judging by its first lines; raises FileNotFoundError."""
     if kaldi_folder(list_location(root, name)):
         return False
     try:
@@ -295,8 +295,8 @@ def _split(line: str, separator: str | None) -> list[str]:
 
 
 def _splitter(first: str, num_tabs: int, num_blanks: int) -> Callable[[str], list[str]]:
-    # Commas separate where the first line holds no blank that does not follow one; else tabs, if there are so
-    # many in a line, or blanks.
+    # Commas separate the fields if every blank in the first line follows a comma. Otherwise tabs do in a line
+    # that has at least `num_tabs`, and blanks in any other line.
     if "," in first and len(first.replace(", ", ",").split()) == 1:
         return partial(_split, separator=",")
     if num_tabs == 1 and "," in first.split()[0] and "\t" not in first and len(_split(first, ",")) == 2:
@@ -315,13 +315,13 @@ def _of_json(line: str, keys: list[str]) -> list[str]:
 
 
 def _seconds(start: str, stop: str, duration: str) -> tuple[float, float]:
-    # Tables of some tools have seconds, of others samples: the duration, in seconds, tells which.
+    # Some tools write times in seconds, others in samples. The duration, always in seconds, decides.
     begin, length = float(start), float(duration or "nan")
     end = float(stop) if stop else begin + length
     for unit in (1, SAMPLE_RATE):
         if abs((end - begin) / unit - length) < 0.02 * length + 0.01:
             return begin / unit, end / unit
-    # SpeechBrain's chunks, in samples, have the duration of the whole file.
+    # SpeechBrain's chunks are in samples, and their duration is that of the entire file.
     if (start + stop).isdigit() and end / SAMPLE_RATE <= length + 0.02 < end:
         return begin / SAMPLE_RATE, end / SAMPLE_RATE
     if not duration and "." in start + stop:

@@ -1,4 +1,4 @@
-"""The text of a list: where it lies, its lines in blocks, whatever UTF it is written in."""
+"""Locate the text of a list, and read it in blocks of lines from UTF-8, UTF-16 or UTF-32."""
 
 import codecs
 import io
@@ -13,29 +13,29 @@ from sslsv.settings import command_name
 Root = str | os.PathLike[str]
 
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-_BLOCK_CHARACTERS = 2**18  # that are read and split at a time
+_BLOCK_CHARACTERS = 2**18  # read and split at a time
 
 
 def list_location(root: Root, name: str) -> str:
-    """Return where a list lies: below `root`, unless its name is an absolute path or a URI."""
+    """Return the location of a list: below `root`, unless its name is an absolute path or a URI."""
     return absolute(name if is_uri(name) else below(absolute(root), name)).rstrip("/")
 
 
 def filled_lines(first: int, text: str) -> Iterator[tuple[int, str]]:
-    """Yield (number, line) of the lines of a block that are not blank."""
+    """Yield (number, line) for each line of a block that is not blank."""
     return ((number, line) for number, line in enumerate(text.split("\n"), first) if line.strip())
 
 
 def list_blocks(root: Root, name: str) -> Iterator[tuple[int, str]]:
-    """Yield (number of the first line, some whole lines) of a text, never blank ones alone.
+    """Yield blocks of complete lines, (number of the first line, text), but no block of blank lines alone.
 
-    Text is UTF-8, or whatever UTF a byte order mark names; marks are ignored, also where lists were joined.
-    Raises FileNotFoundError, and ValueError for an empty list, another encoding and what is no text.
+    Text is UTF-8, or the UTF that a byte order mark names; marks are ignored, even inside a joined list.
+    Raises FileNotFoundError, and ValueError for an empty list, another encoding or a file that is no text.
     """
     place = list_location(root, name)
     filesystem, path = open_filesystem(place)
     try:
-        file = filesystem.open_input_stream(path, compression=None, buffer_size=2**20)  # bytes of a request
+        file = filesystem.open_input_stream(path, compression=None, buffer_size=2**20)  # bytes per request
     except OSError as error:
         kind = filesystem.get_file_info(path).type
         if kind == fs.FileType.Directory:

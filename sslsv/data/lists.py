@@ -1,7 +1,7 @@
-"""Lists: the recordings of a corpus, who speaks in them, and the pairs that are compared.
+"""Lists: the recordings of a corpus, their speakers, and the trials, which are pairs of recordings.
 
-A train list has `speaker path` lines, a trial list `1|0 enrolment test` lines, blanks between the fields.
-The path of a train list is the rest of its line and may hold blanks; paths with blanks in a trial list need
+A train list has `speaker path` lines, a trial list `1|0 enrolment test` lines. Blanks separate the fields.
+In a train list, the path is the rest of the line and may hold blanks. In a trial list, paths with blanks need
 tabs between the fields. Lists of other tools are read too, see list_forms.py.
 """
 
@@ -25,20 +25,20 @@ from sslsv.runs.folder import absolute
 
 Indices = npt.NDArray[np.int64]
 
-_MAX_TARGETS = 5000  # trials that are drawn of each kind
-_NUM_PROBED = 10  # recordings of a train list that are looked for: looking for a million takes minutes
-# Folders that VoxCeleb's own lists leave out, in front of their paths.
+_MAX_TARGETS = 5000  # largest number of target trials drawn, and of nontarget trials
+_NUM_PROBED = 10  # recordings checked per list, of which one must exist; checking a million takes minutes
+# Leading folders that VoxCeleb's own lists leave out of their paths.
 _PREFIXES = ("", "voxceleb1/", "voxceleb1/wav/", "wav/")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Hold utterances and who speaks them: utterance i is `paths[i]`, by `speaker_names[speakers[i]]`."""
+    """Hold utterances and their speakers: utterance i is `paths[i]`, by `speaker_names[speakers[i]]`."""
 
     paths: list[str]  # relative to data.root, or absolute
     speakers: Indices  # (N,), 0 .. number of speakers - 1
     speaker_names: list[str]
-    notes: tuple[str, ...] = ()  # sentences: as what the lists were read
+    notes: tuple[str, ...] = ()  # messages about how the lists were read
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -49,7 +49,7 @@ class Manifest:
         return len(self.speaker_names)
 
     def of_utterances(self, kept: Indices) -> "Manifest":
-        """Return some utterances, rising; speakers with any are numbered anew in the order of their ids."""
+        """Return the utterances `kept` (ascending indices); the speakers left are renumbered in order."""
         ids, speakers = np.unique(self.speakers[kept], return_inverse=True)
         names = [self.speaker_names[i] for i in ids]
         return replace(self, paths=[self.paths[i] for i in kept], speakers=speakers, speaker_names=names)
@@ -57,10 +57,10 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Trials:
-    """Hold pairs to compare: trial j holds recording `enrol[j]` against recording `test[j]`.
+    """Hold pairs to compare: trial j compares recording `enrol[j]` with recording `test[j]`.
 
-    Recording i is `paths[i]`; where `versions` differ, the same file appears several times, each time in
-    another simulated room, with other noise and at another level.
+    Recording i is `paths[i]`. The same file may appear in several `versions`, each with another simulated
+    room, noise and level.
     """
 
     paths: list[str]  # (R,) relative to data.root, or absolute
@@ -69,7 +69,7 @@ class Trials:
     targets: npt.NDArray[np.bool_]  # (J,), True: the same speaker
     versions: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # (R,), 0 unless simulated
     lines: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # (J,) of the list, from 1
-    notes: tuple[str, ...] = ()  # sentences: as what the list was read
+    notes: tuple[str, ...] = ()  # messages about how the list was read
 
     def __post_init__(self) -> None:
         for name, count in (("versions", len(self.paths)), ("lines", len(self.targets))):
@@ -81,10 +81,10 @@ class Trials:
 
 
 def open_corpus(section: DataConfig, held_out_speakers: int, seed: int) -> tuple[Manifest, Manifest | None]:
-    """Return what a run trains on, and the utterances of speakers held out for validation, if any.
+    """Return the training utterances of a run, and the utterances of the held-out speakers, if any.
 
-    Utterance i of the first manifest has the id i wherever the run speaks of it. `data.fraction` counts
-    without the held-out speakers, who are the same for all fractions. Raises ValueError, FileNotFoundError.
+    The index of an utterance in the first manifest is its id everywhere in the run. `data.fraction` applies
+    after speakers are held out, and never changes who they are. Raises ValueError, FileNotFoundError.
     """
     manifest, held_out = read_train_lists(section.root, section.train_lists), None
     if held_out_speakers and section.held_out_lists:
@@ -101,19 +101,19 @@ def open_corpus(section: DataConfig, held_out_speakers: int, seed: int) -> tuple
 
 
 def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest:
-    """Read lists of speakers and recordings, and join them; a speaker named in two lists is one speaker.
+    """Read and join lists of speakers and recordings; a speaker named in two lists is one speaker.
 
-    Where their recordings lie in different folders, as of two corpora that count from 1, a note says so.
-    Lists are relative to `root` (or absolute), and so are the paths in them. Raises ValueError for a
-    malformed line or a path listed twice, FileNotFoundError for what is missing.
+    If the recordings of this speaker lie in different folders, as in two corpora that number speakers from 1,
+    a note says so. Lists and the paths in them are relative to `root` or absolute. Raises ValueError for a
+    malformed line or a path listed twice, FileNotFoundError if a list or its first recordings are missing.
     """
     speaker_of: dict[str, int] = {}  # by path
     ids: dict[str, int] = {}
     notes: list[str] = []
-    known: dict[str, tuple[str, str]] = {}  # of a speaker: the first list, and the folder above the speaker's
+    known: dict[str, tuple[str, str]] = {}  # speaker -> (first list, folder above the speaker's)
     for name in lists:
         num_before = len(speaker_of)
-        rows, firsts = Rows(root, name, TRAIN), dict[str, str]()  # a path of each speaker
+        rows, firsts = Rows(root, name, TRAIN), dict[str, str]()  # speaker -> first path
         for number, speaker, path in _spelt(root, name, rows):
             if path in speaker_of:
                 raise ValueError(f"{name}, line {number}: {path} is listed twice; remove one of the lines.")
@@ -133,11 +133,11 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
 
 
 def read_trials(root: Root, file: str) -> Trials:
-    """Read pairs and whether they are of one speaker; the file and its paths are relative to `root`.
+    """Read a trial list; the file and its paths are relative to `root` or absolute.
 
-    VoxCeleb's own lists leave out the folders above the speakers: if the first recording that can be found
-    needs one of `_PREFIXES`, all paths get it. Raises ValueError for a malformed line, FileNotFoundError for
-    a missing list or if none of its recordings can be found.
+    VoxCeleb's own lists leave out the folders above the speakers. If the first recording that can be found
+    needs one of `_PREFIXES`, all paths get this prefix. Raises ValueError for a malformed line,
+    FileNotFoundError for a missing list or if none of its recordings can be found.
     """
     index: dict[str, int] = {}
     columns = [("lines", np.int64), ("targets", np.bool_), ("enrol", np.int64), ("test", np.int64)]
@@ -153,10 +153,10 @@ def read_trials(root: Root, file: str) -> Trials:
 
 
 def find_recordings(target: str, root: Root) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
-    """Return (speaker or "", path) of a file, the files of a folder or the recordings of any list, and notes.
+    """Return (speaker or "", path) for each recording of a file, a folder or any list, and notes.
 
-    A target that does not exist is looked for below `root`. Paths are absolute, or for a list as it has
-    them. Raises ValueError and FileNotFoundError.
+    A target that does not exist is looked up below `root`. The paths of a file or folder are absolute, the
+    paths of a list are as listed. Raises ValueError and FileNotFoundError.
     """
     place = absolute(target) if os.path.exists(target) else list_location(root, target)
     if os.path.isfile(place) and is_audio(place):
@@ -182,7 +182,7 @@ def find_recordings(target: str, root: Root) -> tuple[list[tuple[str, str]], tup
 
 
 def _spelt(root: Root, name: str, rows: Rows) -> Iterator[tuple[int, str, str]]:
-    # Yields (line, speaker, path) with the paths as the recordings that are there spell them.
+    # Yields (line, speaker, path), with slashes for backslashes if only such recordings exist.
     if not (first := list(islice(rows, _NUM_PROBED))):
         raise ValueError(f"{name} lists nothing to train on; does a column of sets not say `train`?")
     spelt = path_resolver(root, name, [path for _, _, path in first])
@@ -193,8 +193,8 @@ def _spelt(root: Root, name: str, rows: Rows) -> Iterator[tuple[int, str, str]]:
 def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple[Manifest, Manifest]:
     """Split the speakers into (training, held out); the same seed gives the same split.
 
-    Speakers with two utterances or more are held out first, because only they can make target trials. Their
-    labels serve validation alone: a run that must not see any label uses `num_speakers` 0.
+    Speakers with two utterances or more are held out first, because only they allow target trials. Their
+    labels are used for validation only. A run that must not see any label sets `num_speakers` to 0.
     """
     if num_speakers < 0 or num_speakers >= manifest.num_speakers:
         raise ValueError(
@@ -211,10 +211,10 @@ def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple
 
 
 def keep_fraction(manifest: Manifest, fraction: float, seed: int, of_each_speaker: bool) -> Manifest:
-    """Return a share (up to 1) of all utterances, or of each speaker's, then at least one per speaker.
+    """Return a fraction (up to 1) of all utterances, or of each speaker's utterances but at least one.
 
-    With the same seed, a smaller share is a subset of a larger one. Speakers without utterances are dropped,
-    so a classifier has fewer classes. Raises ValueError if no utterance is left.
+    With the same seed, a smaller fraction is a subset of a larger one. Speakers without utterances are
+    dropped, so a classifier has fewer classes. Raises ValueError if no utterance is left.
     """
     order = np.random.default_rng([seed, 0xF4AC]).permutation(len(manifest))
     if of_each_speaker:
@@ -229,10 +229,10 @@ def keep_fraction(manifest: Manifest, fraction: float, seed: int, of_each_speake
 
 
 def make_trials(manifest: Manifest, seed: int, versions: int = 1) -> Trials:
-    """Draw up to 5,000 target trials and as many nontarget ones, every speaker about equally often.
+    """Draw up to 5,000 target trials and at most as many nontarget trials, all speakers about equally often.
 
     Each utterance occurs in `versions` versions (simulated channels). A target trial pairs two utterances of
-    a speaker, or two versions of the only one. Raises ValueError for one speaker or no target pair.
+    a speaker, or two versions of the only utterance. Raises ValueError for one speaker or no target pair.
     """
     rng = np.random.default_rng([seed, 0x781A15])
     utterances = np.repeat(np.arange(len(manifest), dtype=np.int64), versions)
@@ -269,12 +269,12 @@ def _target_pairs(rng: np.random.Generator, utterances: Indices, speakers: Indic
         pairs = group[_all_or_many_pairs(rng, len(group), share)]
         differ = utterances[pairs[:, 0]] != utterances[pairs[:, 1]]
         pairs = pairs[differ] if differ.any() else pairs
-        kept.append(rng.permutation(pairs)[:share].copy())  # a view would keep all pairs in memory
+        kept.append(rng.permutation(pairs)[:share].copy())  # without a copy, all pairs would stay in memory
     return rng.permutation(np.concatenate(kept))[:_MAX_TARGETS]
 
 
 def _all_or_many_pairs(rng: np.random.Generator, size: int, wanted: int) -> Indices:
-    # Returns all pairs of different numbers below `size`, or a random part of them where those are too many.
+    # Returns all pairs of different numbers below `size`, or a random sample if there are too many.
     if size <= 2000:
         return np.stack(np.triu_indices(size, k=1), axis=1)
     pairs = np.unique(np.sort(rng.integers(size, size=(4 * wanted, 2)), axis=1), axis=0)
@@ -284,10 +284,10 @@ def _all_or_many_pairs(rng: np.random.Generator, size: int, wanted: int) -> Indi
 def path_resolver(
     root: Root, name: str, paths: list[str], prefixes: tuple[str, ...] = ("",)
 ) -> Callable[[str], str]:
-    """Return a function from a list's paths to names of recordings, by the first path that can be found.
+    """Return a function that maps listed paths to names of recordings, based on the first path that exists.
 
-    It may prepend one of `prefixes`, or replace the backslashes of Windows. Raises FileNotFoundError if none
-    of `paths` can be found.
+    The function may prepend one of `prefixes` or replace Windows backslashes. Raises FileNotFoundError if
+    none of `paths` can be found.
     """
     recordings = open_recordings(root)
     for path, prefix in product(paths, prefixes):
@@ -302,7 +302,7 @@ def path_resolver(
 
 
 def find_lists(root: Root) -> list[str]:
-    """Return the lists in a folder itself, sorted: `*train_list`, `*trials*`, `*_test_*`; not trials.old."""
+    """Return the sorted lists directly in a folder: `*train_list`, `*trials*`, `*_test_*`, not trials.old."""
     is_list = re.compile(r"(train_list|(trials|_test_)[^.]*)(\.(txt|lst|csv|tsv|jsonl))?$").search
     names = (entry.name for entry in os.scandir(root) if entry.is_file() and not entry.name.startswith("."))
     return sorted(filter(is_list, names))

@@ -1,7 +1,7 @@
-"""The Ray Data graph that turns a Plan into batches; the only file in `data/` that knows Ray.
+"""The Ray Data pipeline that turns a Plan into batches; the only file in `data/` that imports Ray.
 
-Ids go in, int16 views come out: one map task makes a block of several batches, and batches keep the order of
-the plan. Nothing random is drawn here: where and when a row is made does not change a bit of it.
+The input is utterance ids, the output int16 views. One map task makes a block of several batches, and batches
+keep the order of the plan. No random numbers are drawn here, so a row has the same bits wherever it is made.
 """
 
 import contextlib
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 Batch = dict[str, "torch.Tensor"]
 
-# The environment also keeps Ray from handing a data process, niced and single-threaded, to a training worker.
+# An environment of their own also keeps Ray from reusing these niced, single-threaded processes for training.
 _TASK_ENVIRONMENT = {
     "SSLSV_ROLE": "data",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
-    # The process keeps the memory of a block for the next one: returning it page by page takes time.
+    # The process keeps the memory of a block for the next block; returning it page by page takes time.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_TOP_PAD_": str(2**26),
@@ -57,25 +57,25 @@ def train_batches(
     cpus_per_task: float = 0.5,
     is_pinned: bool = False,
 ) -> Iterator[Batch]:
-    """Yield one rank's part of the global batches first_step .. last_step (exclusive), by Ray Data tasks.
+    """Yield one rank's part of the global batches first_step .. last_step (exclusive), made by Ray tasks.
 
-    A batch holds what `ViewMaker.make_batch` says. At most `data_tasks` tasks run at a time, of all ranks
-    together, but at least one of each rank; None: as many as the free CPUs allow. `is_pinned` batches are in
-    memory that a GPU copies from without making the processor wait. Closing the generator stops the tasks.
+    `ViewMaker.make_batch` defines the content of a batch. At most `data_tasks` tasks run at a time over all
+    ranks, but at least one per rank; None allows as many as the free CPUs. `is_pinned` puts batches into
+    pinned memory, from which a GPU copies while the CPU goes on. Closing the generator stops the tasks.
     Raises the AudioError of a task.
 
-    Data processes take seconds to start: until their first batch is there, this process makes the batches.
+    Data processes take seconds to start. Until their first batch is ready, this process makes the batches.
     """
     rows = rows_of_rank(plan.rows(first_step, last_step), plan.batch_size, rank, world_size)
     size = plan.batch_size // world_size
     reference = ray.put(maker) if isinstance(maker, ViewMaker) else maker
     _configure(DataContext.get_current(), data_tasks, cpus_per_task, world_size)
     total, block_size = len(rows["sample"]), max(1, utterances_per_block // size) * size
-    bounds, length = [0], size  # the first blocks are short: they are waited for
+    bounds, length = [0], size  # the first blocks are short, because training waits for them
     while bounds[-1] < total:
         bounds.append(min(bounds[-1] + length, total))
         length = min(2 * length, block_size)
-    # Items, not tables: Ray measures tables by a task of one CPU, and that CPU may never be free.
+    # Items, not tables: Ray would measure a table in a task of one CPU, which may never be free.
     blocks = [{"first": first, "last": last} for first, last in itertools.pairwise(bounds)]
     views = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
         _make_block,  # type: ignore[arg-type]
@@ -103,14 +103,14 @@ def train_batches(
 
 def _local_until_ready(stream: Any, own: Generator[Batch, None, None]) -> Iterator[Batch]:
     # Yields batches of `own`, made in this process, until Ray Data (`stream`) delivers its first batch, then
-    # those of `stream`. `own` stops there: a trainer that waits for data would otherwise have both make the
-    # same batches for ever. Closing this generator early closes the stream, which stops the tasks.
+    # batches of `stream`. `own` stops at that point, because a trainer that waits for data would otherwise
+    # have both make the same batches forever. Closing this generator closes the stream and stops the tasks.
     first = Future[Any]()
 
     def fetch() -> None:
         try:
             first.set_result(next(stream))
-        except BaseException as error:  # Whatever it is, it is raised where the batch is wanted.
+        except BaseException as error:  # Any error is raised where the batch is used.
             first.set_exception(error)
 
     threading.Thread(target=fetch, daemon=True).start()
@@ -118,7 +118,7 @@ def _local_until_ready(stream: Any, own: Generator[Batch, None, None]) -> Iterat
         for count, batch in enumerate(own, start=1):
             yield batch
             if first.done():
-                own.close()  # frees what it has decoded
+                own.close()  # frees its decoded noises and rirs
                 yield from itertools.islice(itertools.chain([first.result()], stream), count, None)
     finally:
         with contextlib.suppress(Exception):
@@ -136,15 +136,15 @@ def _cause_of(error: BaseException) -> BaseException:
 
 
 def share(maker: ViewMaker) -> "ray.ObjectRef[ViewMaker]":
-    """Return a reference to the first rank's maker, for all ranks, which must call this together.
+    """Return a reference to the first rank's maker; all ranks must call this together.
 
-    It is put into the object store once: data processes keep what they decode by reference.
+    The maker is put into the object store once, because data processes keep one maker per reference.
     """
-    from sslsv.ops import distributed  # with PyTorch
+    from sslsv.ops import distributed  # imports PyTorch
 
     if distributed.world_size() == 1:
         return ray.put(maker)
-    # References pickle by Ray's own pickler alone.
+    # Only Ray's own pickler can pickle references.
     text = ray.cloudpickle.dumps(ray.put(maker)) if distributed.is_main() else b""  # type: ignore[no-untyped-call]
     reference: ray.ObjectRef[ViewMaker] = ray.cloudpickle.loads(distributed.broadcast_object(text))
     return reference
@@ -152,8 +152,8 @@ def share(maker: ViewMaker) -> "ray.ObjectRef[ViewMaker]":
 
 class _Pause:
     # Ray Data's scheduler runs in a thread of the training process. While finished blocks wait for the
-    # trainer, its loop would spin: it would use a whole core and half of the interpreter's time. A round need
-    # not be faster than training uses a block.
+    # trainer, its loop would spin, and use an entire core and half of the interpreter's time. A scheduling
+    # round need not be faster than training uses up a block.
 
     def on_execution_step(self, executor: object) -> None:
         time.sleep(_SCHEDULER_PAUSE_SECONDS)
@@ -191,7 +191,7 @@ def _make_block(
 
 @functools.lru_cache(maxsize=2)
 def _maker_of(reference: "ray.ObjectRef[ViewMaker]") -> ViewMaker:
-    # The maker is kept while the process lives, with the noises and rirs that it has decoded.
+    # Keeps the maker, with its decoded noises and rirs, for the life of the process.
     maker: ViewMaker = ray.get(reference)
     return maker
 
@@ -199,18 +199,18 @@ def _maker_of(reference: "ray.ObjectRef[ViewMaker]") -> ViewMaker:
 def _configure(context: DataContext, data_tasks: int | None, cpus_per_task: float, world_size: int) -> None:
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
-    context.raise_original_map_exception = True  # else only the text of its traceback comes through
+    context.raise_original_map_exception = True  # otherwise only the text of the traceback is raised
     context.execution_options.preserve_order = True
     context.execution_options.verbose_progress = False
     callbacks: list[type] = context.custom_execution_callback_classes
     if _Pause not in callbacks:
         callbacks.append(_Pause)
-    # Every rank has its own executor, which would otherwise plan with the whole cluster.
+    # Every rank has its own executor, which would otherwise use all CPUs of the cluster.
     cpus = data_tasks * cpus_per_task if data_tasks else float(ray.cluster_resources().get("CPU", 1.0))  # type: ignore[no-untyped-call]
     limits = context.execution_options.resource_limits.copy(cpu=max(cpus_per_task, cpus / world_size))
     if world_size > 1:
         memory = float(ray.cluster_resources().get("object_store_memory", 0.0))  # type: ignore[no-untyped-call]
-        # All executors share the half that Ray gives to one: beyond it blocks are spilled to disk.
+        # All executors share the half that Ray would give to each; beyond this half, blocks spill to disk.
         limits = limits.copy(object_store_memory=memory / 2 / world_size)
     context.execution_options.resource_limits = limits
     logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -1,15 +1,15 @@
-"""The recordings below `data.root`, by name: files in a folder, or a few large files packed of them.
+"""Open the recordings below `data.root` by name, from a folder of files or from a packed folder.
 
-`prepare_data pack` makes a packed folder. It takes the place of `data.root` and gives the same samples:
+`prepare_data pack` makes a packed folder. Used as `data.root`, it gives the same samples from a few files:
 
     index.parquet       a row for each recording, sorted by the bytes of its name:
                         name, shard, first_sample, num_samples (0: unreadable), error ("" or why)
-    shard-00000.int16   samples of recordings, one after the other: 16 kHz, mono, little-endian
-    voxceleb2_train_list ...  lists, as they were
+    shard-00000.int16   samples of recordings, one after another: 16 kHz, mono, little-endian
+    voxceleb2_train_list ...  lists, unchanged
 
-The index is written last: a folder with one is complete. On a local disk shards are memory-mapped, so that
-all processes of a machine share what one of them has read; elsewhere (s3://, gs://, hdfs://) a crop is one
-request.
+The index is written last, so a folder with an index is complete. On a local disk shards are memory-mapped, so
+that all processes of a machine share the pages in memory. On other storage (s3://, gs://, hdfs://), reading a
+crop is one request.
 """
 
 import contextlib
@@ -35,16 +35,16 @@ from sslsv.runs.folder import absolute, below, is_uri, open_filesystem
 from sslsv.settings import command_name
 
 INDEX = "index.parquet"
-FORMAT = 1  # of a packed folder
-METADATA_KEY = b"sslsv"  # of the index: format, sample_rate, shards [{file, num_samples}], source
-_SEGMENT = re.compile(r"(.+)#t=([\d.]+),([\d.]*)", re.DOTALL)  # as in media fragments of URIs
-PATIENCE_SECONDS = 600.0  # time that a lost `data.root` has to come back
-_PIECE_BYTES = 4096  # of each of the three pieces of a file that its fingerprint is made of
-_AT_ONCE = 16  # files that are looked at together: a network disk answers late, but to many
+FORMAT = 1  # version of packed folders
+METADATA_KEY = b"sslsv"  # entry of the index: format, sample_rate, shards [{file, num_samples}], source
+_SEGMENT = re.compile(r"(.+)#t=([\d.]+),([\d.]*)", re.DOTALL)  # syntax of media fragments in URIs
+PATIENCE_SECONDS = 600.0  # how long to wait for a lost `data.root`
+_PIECE_BYTES = 4096  # size of each of the three pieces of a file in its fingerprint
+_AT_ONCE = 16  # concurrent file accesses; network disks have high latency but serve many requests at once
 
 
 class Recordings:
-    """Open recordings by name, the path in a list: files below the folder `root`, or at absolute paths."""
+    """Open recordings by name, which is their path in a list: below the folder `root`, or absolute."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = absolute(root)
@@ -52,7 +52,7 @@ class Recordings:
     def open(self, name: str) -> Recording:
         """Open a recording; raises AudioError.
 
-        Where the whole folder is gone, such as a mount that was lost, it waits; OSError after ten minutes.
+        If the entire folder is gone, such as a lost mount, waits for it; raises OSError after ten minutes.
         """
         path, times = split_segment(self.location(name))
         recording = self._open_file(path)
@@ -62,7 +62,7 @@ class Recordings:
         with contextlib.suppress(AudioError):
             return open_audio(path)
         deadline = time.monotonic() + PATIENCE_SECONDS
-        is_below = path.startswith(os.path.join(self.root, ""))  # an absolute path leads elsewhere
+        is_below = path.startswith(os.path.join(self.root, ""))  # False for an absolute path elsewhere
         while is_below and not (os.path.exists(path) or (os.path.isdir(self.root) and os.listdir(self.root))):
             if time.monotonic() > deadline:
                 raise FileNotFoundError(
@@ -77,25 +77,25 @@ class Recordings:
             return recording.read_whole()
 
     def find(self, folder: str) -> list[str]:
-        """Return the names of all recordings below a folder, in the order of their bytes; perhaps none."""
+        """Return the names of all recordings below a folder, in the order of their bytes; possibly empty."""
         place = self.location(folder)
         found = find_audio_files(place)[0] if os.path.isdir(place) else []
         names = [os.path.join(folder, os.path.relpath(path, place)) for path in found]
         return sorted(names, key=os.fsencode)
 
     def has(self, name: str) -> bool:
-        """Tell whether there is a recording of this name, readable or not."""
+        """Return whether a recording of this name exists, readable or not."""
         return os.path.exists(split_segment(self.location(name))[0])
 
     def location(self, name: str) -> str:
-        """Return the full path of a recording, for messages; a segment's ends in its times."""
+        """Return the full path of a recording; the path of a segment ends in its times."""
         return below(self.root, name)
 
     def _file(self, name: str) -> str:
         return self.location(split_segment(name)[0])
 
     def sizes(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return the bytes (N,) of each file, -1 where there is none."""
+        """Return the size (N,) of each file in bytes, -1 if it is missing."""
         found = np.full(len(names), -1, dtype=np.int64)
 
         def look(first: int) -> None:
@@ -108,7 +108,7 @@ class Recordings:
         return found
 
     def fingerprints(self, names: Sequence[str]) -> list[str]:
-        """Return a digest of the size and three pieces of each recording, "" for one that can't be read."""
+        """Return a digest of the size and three pieces of each recording, "" if it can't be read."""
 
         def digest(name: str) -> str:
             try:
@@ -128,9 +128,9 @@ class Recordings:
 
 
 def open_recordings(root: str | os.PathLike[str]) -> Recordings:
-    """Open what is below `data.root`, a folder of files or a packed one (there also a URI).
+    """Open `data.root`: a folder of files, or a packed folder, which may also be a URI.
 
-    Raises ValueError for a packed folder that is damaged, FileNotFoundError for a URI that holds none.
+    Raises ValueError for a damaged packed folder, FileNotFoundError for a URI without a packed folder.
     """
     place = absolute(root)
     if is_uri(place):
@@ -140,7 +140,7 @@ def open_recordings(root: str | os.PathLike[str]) -> Recordings:
 
 
 class Packed(Recordings):
-    """Open the recordings of a packed folder; processes that get it by way of Ray share the index."""
+    """Open the recordings of a packed folder; processes that get it through Ray share the index."""
 
     def __init__(self, root: str) -> None:
         super().__init__(root)
@@ -161,8 +161,8 @@ class Packed(Recordings):
             raise ValueError(f"{root}/{INDEX} cannot be read: {error}. Copy the folder again.") from error
         if (self.facts["format"], self.facts["sample_rate"]) != (FORMAT, SAMPLE_RATE):
             raise ValueError(f"{root} is packed for another version of this program: pack it again.")
-        self.stamp = status.size, status.mtime_ns or 0  # tells this packed folder from a later one
-        # Arrays, not objects: a million names reach other processes through shared memory.
+        self.stamp = status.size, status.mtime_ns or 0  # identifies this version of the packed folder
+        # An array, not a list, so that other processes get a million names through shared memory.
         self._names = np.array(names, dtype=np.bytes_)
         # The recordings that were unreadable when they were packed, and why.
         self.errors = {os.fsdecode(name): why for name, why in zip(names, errors, strict=True) if why}
@@ -183,7 +183,7 @@ class Packed(Recordings):
         return len(self._names)
 
     def open(self, name: str) -> Recording:
-        """Open a recording; raises AudioError for one that is not packed, or was unreadable then."""
+        """Open a recording; raises AudioError if it is not packed, or was unreadable when it was packed."""
         row = self._row(name)
         if row is None:
             raise AudioError(f"{name} is not in the packed folder {self.root}.")
@@ -193,7 +193,7 @@ class Packed(Recordings):
         return _PackedRecording(self.location(name), shard, int(self._starts[row]), int(self._lengths[row]))
 
     def sizes(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return -2 less the samples (N,) of each recording, which no size of a file is; -1 where none is."""
+        """Return -2 - number of samples (N,) of each recording, never the size of a file; -1 if missing."""
         rows = [self._row(name) for name in names]
         return np.array([-1 if row is None else -2 - int(self._lengths[row]) for row in rows], np.int64)
 
@@ -230,7 +230,7 @@ class Packed(Recordings):
 
 
 class Segment(Recording):
-    """Read a part of a recording, from `start` to `stop` in seconds, None being its end."""
+    """Read a part of a recording, from `start` to `stop` in seconds; `stop` None means the end."""
 
     def __init__(self, whole: Recording, start: float, stop: float | None) -> None:
         self.path, self._whole, self._first = whole.path, whole, round(start * SAMPLE_RATE)
@@ -248,13 +248,13 @@ class Segment(Recording):
 
 
 def segment_name(name: str, start: float, stop: float) -> str:
-    """Return the name of a part of a recording, in seconds: `a.wav#t=1.5,4`; a `stop` below 0 is its end."""
+    """Return the name of a segment, with its seconds: `a.wav#t=1.5,4`; a `stop` below 0 means the end."""
     end = f"{stop:.4f}".rstrip("0").rstrip(".") if stop >= 0 else ""
     return f"{name}#t={start:.4f}".rstrip("0").rstrip(".") + f",{end}"
 
 
 def split_segment(name: str) -> tuple[str, tuple[float, float | None] | None]:
-    """Return the file of a name, and where the name is a segment's, (start, stop or None) in seconds."""
+    """Split a name into the file and, for a segment, its (start, stop or None) in seconds, else None."""
     found = _SEGMENT.fullmatch(name) if "#t=" in name else None
     return (found[1], (float(found[2]), float(found[3]) if found[3] else None)) if found else (name, None)
 
@@ -279,7 +279,7 @@ class _PackedRecording(Recording):
 
 
 def stamp(path: str) -> tuple[int, int]:
-    """Return size and time of change of a file (ns), by which a change shows; zeros if it is missing."""
+    """Return the size and modification time (ns) of a file, to detect changes; zeros if it is missing."""
     with contextlib.suppress(OSError):
         status = os.stat(path)
         return status.st_size, status.st_mtime_ns
@@ -288,5 +288,5 @@ def stamp(path: str) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=4)
 def _packed(root: str, _changed_ns: int) -> Packed:
-    # A million rows take a second to read, and a run asks for them several times.
+    # The cache saves a second for a million rows, and a run opens the index several times.
     return Packed(root)

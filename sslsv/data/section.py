@@ -1,4 +1,4 @@
-"""The `data` section of the settings; it imports neither torch nor Ray, nor any library of audio."""
+"""The `data` section of the settings. This file imports neither torch, Ray nor any audio library."""
 
 import os
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from pydantic import AfterValidator, Field
 from sslsv.registry import settings_class
 from sslsv.settings import Place, build, choice, refuse_if, section
 
-# Below data.root: noises in a folder for each kind, impulse responses (rirs) at any depth.
+# Folders below data.root: noises in a folder per kind, room impulse responses (rirs) at any depth.
 NOISE_FOLDER, RIR_FOLDER = BANK_FOLDERS = ("musan_split", "simulated_rirs")
 NoiseKind = Literal["noise", "music", "speech"]
 
-# The folders that the archives unpack to, read where the folders above are missing.
+# The folders to which the archives unpack; they are read if the folders above are missing.
 ORIGINAL_FOLDERS = {NOISE_FOLDER: "musan", RIR_FOLDER: "RIRS_NOISES/simulated_rirs"}
 NO_SPEECH = frozenset({*BANK_FOLDERS, "musan", "RIRS_NOISES"})  # folders that hold no training speech
 
-# A speed is an exact ratio of two rates; its filter grows with the denominator.
+# A speed is an exact ratio of two rates; a larger denominator needs a longer filter.
 MAX_SPEED_DENOMINATOR = 20
 
 
@@ -39,26 +39,26 @@ Probability = Annotated[float, Field(ge=0, le=1, description="share of the views
 Share = Annotated[float, Field(ge=0, le=1)]
 Lists = tuple[Place, ...]
 Rising = AfterValidator(_rising)
-Range = Annotated[tuple[float, float], Rising]  # drawn uniformly
+Range = Annotated[tuple[float, float], Rising]  # of values that are drawn uniformly
 Speed = Annotated[float, Field(ge=0.5, le=2), AfterValidator(_small_fraction)]
 Augmentations = tuple[Annotated[Any, choice("data.augmentations")], ...]
 
 
 def augmentation_settings(name: str, **values: Any) -> Any:
-    """Return the settings of `data/augmentations/NAME.py`; ConfigError for values it can't have."""
+    """Return the settings of `data/augmentations/NAME.py`; raises ConfigError for invalid values."""
     return build(settings_class("data.augmentations", name), values)
 
 
 def room_and_noise() -> tuple[Any, ...]:
-    """Return the settings of reverb and noise, the usual augmentations."""
+    """Return the default settings of reverb and noise, the usual augmentations."""
     return augmentation_settings("reverb"), augmentation_settings("noise")
 
 
 def channel_of(augment: Sequence[Any]) -> tuple[Any, ...]:
-    """Return augmentations that give every recording a channel, with the rooms and noises that training has.
+    """Return augmentations that give every recording a channel, using the rooms and noises of training.
 
-    Noises are of the kind "noise" if training has it (others talking would be voices), at an SNR of 5 to
-    15 dB; the level changes by -15 to 0 dB.
+    If training has noises of the kind "noise", only these are added, at an SNR of 5 to 15 dB, because babble
+    would add other voices. The level changes by -15 to 0 dB.
     """
     flat = [one for each in augment for one in (each.choices if each.name == "one_of" else [each])]
     by_name = {each.name: replace(each, probability=1.0) for each in reversed(flat)}
@@ -70,35 +70,35 @@ def channel_of(augment: Sequence[Any]) -> tuple[Any, ...]:
 
 @section
 class DataConfig:
-    """Say where the recordings are and how samples are drawn from them."""
+    """Define where the recordings are and how samples are drawn from them."""
 
     root: Annotated[
         Place,
         AfterValidator(os.path.expanduser),
-        Field(description="folder of all paths in lists, or URI of a packed one"),
+        Field(description="folder to which lists and their paths are relative, or URI of a packed folder"),
     ] = "data"
     train_lists: Annotated[
-        Lists, Field(min_length=1, description="`speaker path` lines, or a form of docs/data.md; below root")
+        Lists, Field(min_length=1, description="relative to root; `speaker path` lines, or see docs/data.md")
     ] = ("voxceleb2_train_list",)
-    # Where train_lists hold clusters instead of speakers, evaluation.held_out_speakers come from these.
-    held_out_lists: Annotated[Lists, Field(description="of those held out; empty = train_lists")] = ()
-    # With one seed, a smaller fraction is part of a larger one, and held-out speakers stay the same.
+    # If train_lists hold clusters instead of speakers, evaluation.held_out_speakers come from these lists.
+    held_out_lists: Annotated[Lists, Field(description="lists of held-out speakers; empty: train_lists")] = ()
+    # With the same seed, a smaller fraction is a subset of a larger one; held-out speakers stay the same.
     fraction: Annotated[float, Field(gt=0, le=1, description="share of the training utterances used")] = 1.0
     fraction_of: Annotated[
         Literal["utterances", "each_speaker"],
-        Field(description="utterances: a share of all, whoever speaks; each_speaker: of each, at least one"),
+        Field(description="fraction of all utterances, or of each speaker's (at least one)"),
     ] = "utterances"
-    # Each sample draws one speed for all its views, because a resampled voice is another voice.
+    # Each sample draws one speed for all its views, because another speed makes another voice.
     speeds: Annotated[tuple[Speed, ...], Field(min_length=1, description="n/d with d up to 20")] = (1.0,)
-    speeds_are_classes: Annotated[bool, Field(description="each speed of a speaker is a class")] = False
-    # Others have the first speed. At 0 all have it, but all classes stay, as large-margin fine-tuning needs.
+    speeds_are_classes: Annotated[bool, Field(description="each speed of a speaker is its own class")] = False
+    # Other samples have the first speed. At 0 all do, but all classes remain for large-margin fine-tuning.
     speed_probability: Annotated[Share, Field(description="share of samples that draw a speed")] = 1.0
-    max_bad_share: Annotated[Share, Field(description="unreadable share above which the run stops")] = 0.01
-    # Each augmentation has random numbers of its own. Without any, crops stay as they are.
-    augment: Annotated[Augmentations, Field(description="what each view passes through in turn")] = field(
+    max_bad_share: Annotated[Share, Field(description="largest tolerated share of bad utterances")] = 0.01
+    # Each augmentation has its own random numbers. With an empty list, crops stay unchanged.
+    augment: Annotated[Augmentations, Field(description="augmentations of each view, in order")] = field(
         default_factory=room_and_noise
     )
-    bank_cache_mb: Annotated[int, Field(ge=0, description="of the bank, kept by each data process")] = 256
+    bank_cache_mb: Annotated[int, Field(ge=0, description="cache of noises and rirs, per data process")] = 256
 
     def __post_init__(self) -> None:
         refuse_if(
@@ -115,5 +115,5 @@ class DataConfig:
 
     @property
     def classes_per_speaker(self) -> int:
-        """Return how many classes the labels make of one speaker."""
+        """Return the number of classes that the labels have for one speaker."""
         return len(self.speeds) if self.speeds_are_classes else 1

@@ -1,4 +1,4 @@
-"""Speed: a recording played faster or slower, tempo and pitch together, as a tape's would."""
+"""Speed perturbation: play a recording faster or slower, which changes tempo and pitch together."""
 
 from fractions import Fraction
 from functools import lru_cache
@@ -8,16 +8,16 @@ import numpy.typing as npt
 
 from sslsv.data.audio import Recording, Samples, low_pass
 
-# Matrices this small are multiplied by one thread; more threads would change the last bits.
+# Matrices this small are multiplied in one thread; several threads would change the last bits.
 _ROWS = 32
 _MIN_COLUMNS = 40
 
 
 class SpedUp(Recording):
-    """Play an open recording at `speed` times its speed, above 1 faster; closing it closes the recording.
+    """Read an open recording at `speed` times its speed (above 1: faster); `close` closes the recording.
 
-    Polyphase resampling by a fraction of small numbers, as `scipy.signal.resample_poly` with the filter
-    `low_pass`, but as products of matrices: ten times as fast. The result is rounded to 16 bits.
+    Polyphase resampling by a fraction of small integers, like `scipy.signal.resample_poly` with the filter
+    `low_pass`, but ten times as fast by matrix products. The result is rounded to 16 bits.
     """
 
     def __init__(self, recording: Recording, speed: Fraction) -> None:
@@ -32,7 +32,7 @@ class SpedUp(Recording):
     def _read(self, start: int, count: int) -> Samples:
         phases, reach = _phases(self._up, self._down)
         width, num_columns = phases.shape
-        step = num_columns // self._up * self._down  # samples in for `num_columns` out
+        step = num_columns // self._up * self._down  # input samples for `num_columns` output samples
         group = start // self._up
         offset = start - group * self._up
         num_blocks = -(-(offset + count) // (_ROWS * num_columns))
@@ -40,7 +40,7 @@ class SpedUp(Recording):
         window = np.zeros(num_blocks * _ROWS * step + width - step, dtype=np.float32)
         begin, end = max(first, 0), min(first + len(window), self._recording.num_samples)
         window[begin - first : end - first] = self._recording.read_int16(begin, end - begin)
-        size = window.itemsize  # Rows of a `sliding_window_view` would take a quarter longer.
+        size = window.itemsize  # A `sliding_window_view` would take a quarter longer.
         rows = np.lib.stride_tricks.as_strided(
             window, (num_blocks, _ROWS, width), (_ROWS * step * size, step * size, size), writeable=False
         )
@@ -51,8 +51,8 @@ class SpedUp(Recording):
 
 @lru_cache(maxsize=64)
 def _phases(up: int, down: int) -> tuple[npt.NDArray[np.float32], int]:
-    # Returns a matrix that makes a group of samples at the new speed from a row of samples at the old one,
-    # and `reach`: the row begins so many samples before the group.
+    # Returns a matrix that maps a row of input samples to a group of output samples, and `reach`: the row
+    # begins `reach` input samples before the group.
     taps = low_pass(up, down) * np.float32(up)
     half = len(taps) // 2
     num_groups = -(-_MIN_COLUMNS // up)

@@ -1,4 +1,4 @@
-"""The training stream: sample k is a pure function of seed, k, batch size and number of utterances."""
+"""The order of training samples: sample k depends only on seed, k, batch size and number of utterances."""
 
 from collections.abc import Mapping
 
@@ -12,8 +12,8 @@ Rows = dict[str, Indices]
 class Plan:
     """Order all samples of a run, epoch after epoch, in global batches of `batch_size`.
 
-    An epoch is a permutation of the utterances without its incomplete last batch: every epoch has
-    `steps_per_epoch` batches. Raises ValueError if there are too few utterances for one.
+    An epoch is a random permutation of the utterances without its incomplete last batch, so every epoch has
+    `steps_per_epoch` batches. Raises ValueError if there are too few utterances for one batch.
     """
 
     def __init__(self, num_utterances: int, batch_size: int, seed: int) -> None:
@@ -29,7 +29,7 @@ class Plan:
     def rows(self, first_step: int, last_step: int) -> Rows:
         """Return the rows of global steps first_step .. last_step (exclusive), over any number of epochs.
 
-        Three columns of shape (steps * batch_size,): `sample` (k of the run), `epoch`, `utterance`.
+        The three columns (steps * batch_size,) are `sample` (k in the run), `epoch` and `utterance`.
         """
         samples = np.arange(first_step * self.batch_size, last_step * self.batch_size, dtype=np.int64)
         epochs, places = np.divmod(samples, self.steps_per_epoch * self.batch_size)
@@ -49,7 +49,7 @@ class Plan:
 class InOrder(Plan):
     """Take every utterance once, in the order of the lists, for work between epochs.
 
-    The last batch is filled up with the first utterances, so that all ranks have whole batches.
+    The last batch is filled up with the first utterances, so that all ranks have full batches.
     """
 
     def __init__(self, num_utterances: int, batch_size: int) -> None:
@@ -63,7 +63,7 @@ class InOrder(Plan):
 def rows_of_rank(rows: Mapping[str, Indices], batch_size: int, rank: int, world_size: int) -> Rows:
     """Return the rows of one rank: part `rank` of `world_size` equal parts of every global batch.
 
-    The ranks' batches, joined in the order of ranks, are the global batch whatever `world_size` is.
+    The ranks' batches, joined in the order of ranks, equal the global batch for every `world_size`.
     """
     share = batch_size // world_size
     return {

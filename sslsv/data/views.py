@@ -1,6 +1,6 @@
-"""Views: the crops of a sample, cut and augmented, each pure in (seed, epoch, utterance, view).
+"""Views: the augmented crops of a sample; each view depends only on (seed, epoch, utterance, view).
 
-For validation, whole recordings pass through a simulated channel.
+For validation, entire recordings pass through a simulated channel.
 """
 
 import os
@@ -26,12 +26,12 @@ _TRIES = 20  # replacements of an unreadable utterance before the run stops
 
 
 class ViewMaker:
-    """Make the views of samples; the maker holds the list, the bank and the settings, and is cheap to send.
+    """Make the views of samples; holds the list, bank and settings, and is cheap to send to processes.
 
     `view_groups` are (name, count, seconds, is_clean). Views of a clean group are not augmented. If there is
     an augmented group of the same count and length, both are made from the same crops.
-    `needs_labels` adds the speakers, or the classes that `data.speeds_are_classes` makes of them, to the
-    batches. With `are_disjoint`, the crops of an utterance overlap only where it is too short.
+    `needs_labels` adds a column `speaker` to the batches: speakers, or classes if `data.speeds_are_classes`.
+    With `are_disjoint`, the crops of an utterance overlap only if it is too short.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ViewMaker:
         are_disjoint: bool = False,
     ) -> None:
         ends = list(accumulate(count for _, count, *_ in view_groups))
-        # The views of a sample are numbered through all groups: (name, its views, samples of each, is clean).
+        # (name, its views, samples per view, is_clean); views are numbered through all groups of a sample.
         self.view_groups = [
             (name, range(end - count, end), round(seconds * SAMPLE_RATE), is_clean)
             for end, (name, count, seconds, is_clean) in zip(ends, view_groups, strict=True)
@@ -64,7 +64,7 @@ class ViewMaker:
         self.speeds = tuple(Fraction(speed).limit_denominator(MAX_SPEED_DENOMINATOR) for speed in data.speeds)
         self.speed_probability = data.speed_probability
         self._class_step = manifest.num_speakers if data.speeds_are_classes else 0
-        # Byte strings and integers in two arrays: a million paths reach a process without a million objects.
+        # With two arrays, of bytes and integers, processes get a million paths without a million objects.
         self._names = np.array([os.fsencode(path) for path in manifest.paths])
         self._speakers = manifest.speakers
         self._streams = RandomStreams(seed)
@@ -75,10 +75,10 @@ class ViewMaker:
     def make_batch(self, rows: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.generic]]:
         """Return the batch of rows of a Plan: int16 {group: (B, count, T)} and columns (B,) of int64.
 
-        `sample` is copied from the rows. `utterance` is the one used: an unreadable utterance is replaced by
-        a random one. `speaker`, if labels are needed, is its speaker s, or, if speeds are classes,
-        s + i * number of speakers for speed number i. `bad_utterance` is the utterance that was replaced,
-        `bad_bank_file` the first unreadable noise or room, -1 if there is none: see `explain`. Raises
+        `sample` is copied from the rows. `utterance` is the utterance read: an unreadable utterance is
+        replaced by a random one. `speaker`, if labels are needed, is its speaker s or, if speeds are classes,
+        s + i * number of speakers for speed number i. `bad_utterance` is the replaced utterance and
+        `bad_bank_file` the first unreadable noise or rir, -1 if there is none; `explain` tells why. Raises
         AudioError after 20 replacements in a row.
         """
         sources = list(zip(rows["epoch"].tolist(), rows["utterance"].tolist(), strict=True))
@@ -104,14 +104,14 @@ class ViewMaker:
         return batch | {"bad_utterance": bad, "bad_bank_file": bad_files}
 
     def explain(self, kind: Literal["utterances", "bank_files"], number: int) -> tuple[str, str]:
-        """Return the path of an unreadable utterance or file of the bank, and why, by reading it again."""
+        """Read an unreadable utterance or bank file again; return its path and why it can't be read."""
         name = self._name(number) if kind == "utterances" else self._bank.files[number]
         path = self._recordings.location(name)
         try:
             with self._recordings.open(name) as recording:
                 recording.read_whole()
                 if kind == "bank_files":
-                    recording.read_rir()  # Silence is an error in a room, not in a noise.
+                    recording.read_rir()  # Silence is an error in an rir, not in a noise.
         except AudioError as error:
             return path, str(error)
         return path, f"{path} could not be read during training, but can be now."
@@ -124,7 +124,7 @@ class ViewMaker:
         # These stream names contain a blank, so they can't equal the name of an augmentation.
         draws = partial(self._streams.draws, epoch, utterance)
         speed = self.speeds[self._speed_number(epoch, utterance)]
-        # One position per view is drawn, even where a clean view reuses another's, so that none shifts.
+        # Every view draws a position, even a clean view that reuses another's, so later draws don't shift.
         places, replacements = draws("sample crops"), draws("sample replacement")
         order, *fractions = [places.fraction() for _ in range(1 + self._num_views)]
         chosen, reasons = utterance, list[str]()
@@ -159,9 +159,9 @@ class ViewMaker:
 
 
 class ChannelSimulator:
-    """Read recordings, each through a room, a noise and a level of its own; pure in (seed, name, version).
+    """Read recordings, each through its own room, noise and level, drawn from (seed, name, version).
 
-    With one session per speaker, the channel would otherwise reveal the speaker.
+    Without this, the channel would reveal the speaker if each speaker had only one session.
     """
 
     def __init__(self, recordings: Recordings, data: DataConfig, seed: int) -> None:
@@ -169,7 +169,7 @@ class ChannelSimulator:
         self._augmenter = Augmenter(channel_of(data.augment), Bank(recordings, data.bank_cache_mb))
 
     def read(self, name: str, version: int) -> Waveform:
-        """Return a whole recording (T,), full scale 1; raises AudioError."""
+        """Return an entire recording (T,) of full scale 1; raises AudioError."""
         with self._recordings.open(name) as recording:
             views = np.array([recording.read_int16(0, recording.num_samples)])
         draws = partial(self._streams.draws, version, name_key(os.fsencode(name), 8))

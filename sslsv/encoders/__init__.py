@@ -1,1 +1,1 @@
-"""Encoders, one a file; `sslsv.registry` finds them by the file's name."""
+"""Encoders, one per file; `sslsv.registry` finds each by its file name."""

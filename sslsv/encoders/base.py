@@ -15,9 +15,9 @@ from sslsv.ops.layers import recomputed
 
 
 class Encoder(nn.Module, ABC):
-    """Embed waveforms (B, T) of 16 kHz, int16 or floats in [-1, 1): (B, D); this is the base of all encoders.
+    """Embed 16 kHz waveforms (B, T), int16 or floats in [-1, 1), as (B, D); base class of all encoders.
 
-    Subclasses take their `Config` and give `features`, `frames` and `pool`. Embeddings are not normalised.
+    Subclasses take their `Config` and set `features`, `frames` and `pool`. Embeddings are not normalised.
     """
 
     embedding_dim: int  # D
@@ -25,12 +25,12 @@ class Encoder(nn.Module, ABC):
     features: nn.Module  # waveforms (B, T) -> (B, num_bins, L); an export may replace this module
     pooling_modules: tuple[str, ...]  # the submodules that only `pool` uses
     config: Any  # the encoder's `Config`, which derives from `EncoderConfig`
-    # Settings of training. All others define the architecture and must match `init`.
+    # Training settings; all other settings define the architecture and must match `init`.
     training_settings: tuple[str, ...] = ("init", "frozen", "rate_scale")
-    peer_names: ClassVar[dict[str, Names]] = {}  # by project, where its files can be imported
-    min_samples = 400  # of a waveform; shorter recordings are repeated before they are embedded
+    peer_names: ClassVar[dict[str, Names]] = {}  # keys: projects whose weights can be imported
+    min_samples = 400  # minimum length; shorter recordings are repeated before they are embedded
     is_frozen = False
-    recomputes_activations = False  # the trainer sets it: the backward pass runs the blocks again
+    recomputes_activations = False  # True (`train.recompute`): the backward pass runs the blocks again
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Encoder(nn.Module, ABC):
 
     @classmethod
     def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        """Return candidate settings, inferred from the shapes of weights; KeyError for other weights."""
+        """Return candidate settings, inferred from the shapes of weights; raises KeyError if none fit."""
         raise KeyError
 
     def apply_blocks(self, blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
@@ -61,12 +61,12 @@ class Encoder(nn.Module, ABC):
         return float(self.config.rate_scale)
 
     def freeze(self) -> None:
-        """Fix weights and running statistics and turn dropout off, also after `train(True)`."""
+        """Fix weights and running statistics and disable dropout, even after `train(True)`."""
         self.is_frozen = True
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation, as `nn.Module.train`; a frozen encoder stays in evaluation."""
+        """Set training or evaluation mode; a frozen encoder stays in evaluation mode."""
         return super().train(mode and not self.is_frozen)
 
     def merge(self) -> None:
@@ -78,11 +78,11 @@ class Encoder(nn.Module, ABC):
 
 
 class SpectrogramEncoder(Encoder):
-    """Begin an encoder with spectrograms, by settings `features` and `embedding_dim`; end it in `head`."""
+    """Start with a spectrogram (settings `features`) and end with `head`; base class of most encoders."""
 
     head: nn.Module
     pooling_modules: tuple[str, ...] = ("head",)
-    deviation_eps = 1e-7  # added to variances over time, whose root is the deviation
+    deviation_eps = 1e-7  # added to variances over time before the square root
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -90,5 +90,5 @@ class SpectrogramEncoder(Encoder):
         self.features = Spectrogram(config.features)
 
     def pool(self, frames: Tensor) -> Tensor:
-        """Return embeddings (B, embedding_dim), by `head`, of means and deviations of frames over time."""
+        """Return embeddings (B, embedding_dim): `head` of the means and deviations of frames over time."""
         return self.head(mean_and_deviation(frames, self.deviation_eps))  # type: ignore[no-any-return]

@@ -19,10 +19,10 @@ from sslsv.encoders.residual import Block, conv_norm_relu
 from sslsv.ops.layers import in_format_of
 from sslsv.settings import section
 
-_MAP_CHANNELS = 32  # of the two-dimensional layers
-_GROWTH, _BOTTLENECK = 32, 128  # channels that a dense layer adds, and those inside it
-_DENSE_BLOCKS = ((12, 1), (24, 2), (16, 2))  # layers and dilation of each
-_SEGMENT_FRAMES = 100  # 2 s; a mask is made of the means of its segment and of the utterance
+_MAP_CHANNELS = 32  # channels of the two-dimensional layers
+_GROWTH, _BOTTLENECK = 32, 128  # channels that a dense layer adds, and channels inside it
+_DENSE_BLOCKS = ((12, 1), (24, 2), (16, 2))  # number of layers and dilation of each block
+_SEGMENT_FRAMES = 100  # 2 s; masks use the means of a segment and of the utterance
 _NAMES = """
     ^projection= ^head.conv1=maps.0.0 ^head.bn1=maps.0.1 ^head.conv2=maps.5.0 ^head.bn2=maps.5.1
     ^head.layer1.0=maps.1 ^head.layer1.1=maps.2 ^head.layer2.0=maps.3 ^head.layer2.1=maps.4
@@ -37,7 +37,7 @@ _NAMES = """
 
 
 class DenseLayer(nn.Module):
-    """Append 32 channels, made by a masked convolution over time, to the channels that come in."""
+    """Append 32 channels, computed by a masked convolution over time, to the input channels."""
 
     def __init__(self, inputs: int, dilation: int) -> None:
         super().__init__()
@@ -59,14 +59,14 @@ class DenseLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.bottleneck(x)
         segments = F.avg_pool1d(y, _SEGMENT_FRAMES, _SEGMENT_FRAMES, ceil_mode=True)
-        # A mask is the same for a whole segment, so it is computed once for each.
+        # A mask is constant within a segment, so it is computed once per segment.
         masks = self.mask(y.mean(2, keepdim=True) + segments)
         masks = masks.repeat_interleave(_SEGMENT_FRAMES, 2)[:, :, : y.shape[2]]
         return torch.cat([x, self.local(y) * masks], 1)
 
 
 class CAMPlusPlus(SpectrogramEncoder):
-    """Embed by 2-D residual layers, then dense blocks over time, mean and deviation, a linear layer."""
+    """Embed with 2-D residual layers, dense blocks over time, statistics pooling and a linear layer."""
 
     @section
     class Config(EncoderConfig):
@@ -77,7 +77,7 @@ class CAMPlusPlus(SpectrogramEncoder):
         embedding_dim: EmbeddingDim = 512
 
     peer_names: ClassVar = {"3dspeaker": _NAMES, "wespeaker": _NAMES}
-    min_samples = 720  # two frames after a halving, because one has no deviation
+    min_samples = 720  # two frames after one halving; a single frame has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__(config)
@@ -118,7 +118,7 @@ class CAMPlusPlus(SpectrogramEncoder):
         return [{"features": {"num_mels": num_mels}, "embedding_dim": len(weights["head.0.weight"])}]
 
     def frames(self, waveforms: Tensor) -> Tensor:
-        """Return (B, 512, L) of waveforms (B, T), every 20 ms."""
+        """Return frames (B, 512, L) of waveforms (B, T), one every 20 ms."""
         x = in_format_of(self.maps, self.features(waveforms)[:, None])
         return self.apply_blocks(self.blocks, self.apply_blocks(self.maps, x).flatten(1, 2))
 

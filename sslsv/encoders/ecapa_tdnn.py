@@ -1,6 +1,6 @@
 """ECAPA-TDNN: Res2Net blocks over time, channel gates, attentive statistics. Desplanques et al., 2005.07143.
 
-Several networks go by one name, such as "ECAPA-1024"; with 80 mel bands this file builds (parameters):
+Several networks share one name, such as "ECAPA-1024". With 80 mel bands, this file builds (parameters):
 
     form         channels  aggregation_channels  embedding_dim
     speechbrain  512       1536                  192             6,194,048
@@ -11,9 +11,9 @@ Several networks go by one name, such as "ECAPA-1024"; with 80 mel bands this fi
     wespeaker    512       1536                  192             6,190,720   5,797,504 without global context
     wespeaker    1024      1536                  192            14,657,088   14,263,872 without
 
-The first sslsv's and 3D-Speaker's network is SpeechBrain's, weight for weight. wespeaker's is another one:
-convolutions see zeros at the ends; the last part of a Res2Net block is passed on, not the first; and neither
-the layer before the pooling nor its attention has a batch norm.
+The networks of the first sslsv and of 3D-Speaker are SpeechBrain's, weight for weight. wespeaker's differs:
+convolutions pad with zeros, not by reflection; the last part of a Res2Net block is passed on, not the first;
+and neither the layer before the pooling nor the attention has a batch norm.
 """
 
 from collections.abc import Mapping
@@ -62,9 +62,9 @@ class TDNNBlock(nn.Module):
 
 
 class Res2Block(nn.Module):
-    """Split the channels into 8 parts; all but one are convolved, after adding the output of the part before.
+    """Split the channels into 8 parts and convolve all but one, each after adding the previous output.
 
-    The part that is not convolved is the first, in wespeaker's form the last.
+    The part that is not convolved is the first, or the last in wespeaker's form.
     """
 
     def __init__(self, channels: int, dilation: int, form: str) -> None:
@@ -85,7 +85,7 @@ class Res2Block(nn.Module):
 
 
 class ChannelGates(nn.Module):
-    """Multiply each channel by a gate in (0, 1) made of all channels' means over time."""
+    """Multiply each channel by a gate in (0, 1), computed from all channels' means over time."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class ChannelGates(nn.Module):
 
 
 class SERes2Block(nn.Module):
-    """Pass a Res2Net block between two 1 x 1 convolutions, then channel gates, around a shortcut."""
+    """Add a shortcut to a 1 x 1 convolution, a Res2Net block, a 1 x 1 convolution and channel gates."""
 
     def __init__(self, channels: int, dilation: int, form: str) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class SERes2Block(nn.Module):
 
 
 class ECAPATDNN(SpectrogramEncoder):
-    """Embed waveforms (B, T) of 16 kHz: (B, embedding_dim); frames are (B, aggregation_channels, L)."""
+    """Embed 16 kHz waveforms (B, T) as (B, embedding_dim); frames are (B, aggregation_channels, L)."""
 
     @section
     class Config(EncoderConfig):
@@ -127,7 +127,7 @@ class ECAPATDNN(SpectrogramEncoder):
         embedding_dim: EmbeddingDim = 512
         form: Annotated[
             Literal["speechbrain", "wespeaker"],
-            Field(description="SpeechBrain's (also that of 3D-Speaker and the first sslsv) or wespeaker's"),
+            Field(description="SpeechBrain's (same as 3D-Speaker's and the first sslsv's) or wespeaker's"),
         ] = "speechbrain"
         has_global_context: Annotated[bool, Field(description="wespeaker: attention sees statistics")] = True
         embedding_batchnorm: Annotated[bool, Field(description="wespeaker: batch norm at the end")] = False
@@ -146,7 +146,7 @@ class ECAPATDNN(SpectrogramEncoder):
         "wespeaker": _WESPEAKER_NAMES,
     }
     pooling_modules = ("pooling", "pooling_norm", "head", "head_norm")
-    min_samples = 1040  # the widest layer reflects four frames, and Kaldi makes five of these
+    min_samples = 1040  # five Kaldi frames, because the widest layer reflects four
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__(config)

@@ -36,7 +36,7 @@ def _clipped_relu(x: Tensor) -> Tensor:
 
 
 class Fusion(nn.Module):
-    """Weigh two maps against each other: x (1 + a) + y (1 - a), a in (-1, 1) made of both."""
+    """Fuse two maps: x (1 + a) + y (1 - a), with attention a in (-1, 1) computed from both."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -51,12 +51,12 @@ class Fusion(nn.Module):
         )
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        # x + y + a (x - y): one product in place of two.
+        # x + y + a (x - y) needs one product instead of two.
         return torch.addcmul(x + y, self.attention(torch.cat([x, y], 1)), x - y)
 
 
 class Block(nn.Module):
-    """Convolve the parts of a map in turn, each with the part before it added or fused, around a shortcut."""
+    """Convolve parts of a map in turn, each after adding or fusing the previous output; add a shortcut."""
 
     def __init__(
         self, inputs: int, planes: int, stride: int, config: "ERes2NetV2.Config", fuses: bool
@@ -86,7 +86,7 @@ class Block(nn.Module):
 
 
 class ERes2NetV2(SpectrogramEncoder):
-    """Embed by four stages of Res2Net blocks, the third fused into the fourth, then mean and deviation."""
+    """Embed with four stages of Res2Net blocks, the third fused into the fourth, and statistics pooling."""
 
     @section
     class Config(EncoderConfig):
@@ -94,15 +94,15 @@ class ERes2NetV2(SpectrogramEncoder):
 
         name: Literal["eres2netv2"] = "eres2netv2"
         features: KaldiFeatures = KaldiFeatures(full_scale=1.0, window="povey")
-        width: Annotated[int, Field(ge=8, description="planes of stage 1; others have 2, 4, 8 times")] = 64
-        base_width: Annotated[int, Field(ge=8, description="channels of a part, for 64 planes")] = 26
+        width: Annotated[int, Field(ge=8, description="planes of stage 1; then times 2, 4, 8")] = 64
+        base_width: Annotated[int, Field(ge=8, description="channels of a part per 64 planes")] = 26
         scale: Annotated[int, Field(ge=1, description="parts of a block")] = 2
-        expansion: Annotated[int, Field(ge=1, description="channels that leave a block, for each plane")] = 2
+        expansion: Annotated[int, Field(ge=1, description="output channels of a block per plane")] = 2
         embedding_dim: EmbeddingDim = 192
 
     peer_names: ClassVar = {"3dspeaker": _3D_SPEAKER_NAMES}
     deviation_eps = 1e-8
-    min_samples = 1680  # two frames after three halvings, because one has no deviation
+    min_samples = 1680  # two frames after three halvings; a single frame has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__(config)
@@ -130,13 +130,13 @@ class ERes2NetV2(SpectrogramEncoder):
             "expansion": expansion,
             "embedding_dim": len(weights["head.weight"]),
         }
-        # Several base widths give the same first stage: the later ones tell.
+        # Several base widths can give the same first stage, so compare the last stage.
         lowest, last = math.ceil(64 * part / width), len(weights["stages.3.0.convs.0.weight"])
         fitting = [base for base in range(lowest, lowest + 64) if 8 * width * base // 64 == last]
         return [found | {"base_width": base} for base in fitting[:1]]
 
     def frames(self, waveforms: Tensor) -> Tensor:
-        """Return (B, C * F, L) of waveforms (B, T): channels at every remaining frequency, every 80 ms."""
+        """Return frames (B, C * F, L) of waveforms (B, T), C channels at F frequencies, every 80 ms."""
         x = self.stem(in_format_of(self.stages, self.features(waveforms)[:, None]))
         *first, last = self.stages.children()
         third = self.apply_blocks((block for stage in first for block in stage.children()), x)

@@ -16,7 +16,7 @@ HOP_LENGTH = 160  # samples: 10 ms
 
 
 def to_float(waveform: Tensor) -> Tensor:
-    """Return a waveform of any shape in [-1, 1): int16 is divided by 32768, floats are passed on."""
+    """Return a waveform of any shape in [-1, 1): int16 is divided by 32768, floats stay unchanged."""
     if waveform.dtype == torch.int16:
         return waveform.float().mul_(1 / 32768)
     if not waveform.is_floating_point():
@@ -27,19 +27,20 @@ def to_float(waveform: Tensor) -> Tensor:
 
 
 class Spectrogram(nn.Module):
-    """Turn waveforms (B, T) of 16 kHz into log-mel energies (B, num_mels, L), float32 in autocast too.
+    """Turn 16 kHz waveforms (B, T) into log-mel energies (B, num_mels, L), float32 even under autocast.
 
     Windows of 25 ms every 10 ms, power spectrum of 512 points, triangular mel filters, natural logarithm, and
-    bands normalised over the utterance. No gradient passes. Three kinds (`Features.kind`):
+    bands normalised over the utterance. No gradient passes. `Features.kind` sets the details:
 
     - "log_mel": L = 1 + T // 160 frames, centred, with reflected edges; filters are triangles over hertz (HTK
       scale); 1e-6 is added to energies. Equal to torchaudio's MelSpectrogram, log and InstanceNorm1d, at less
-      than half the cost on a CPU. Pre-emphasis filters the waveform.
-    - "kaldi": L = 1 + (T - 400) // 160 frames within the waveform, the mean of each removed, pre-emphasis
-      within a frame; filters are triangles over mel; energies are at least 1.2e-7. Equal to Kaldi's fbank
-      without dither.
-    - "speechbrain": L = 1 + T // 160 frames, centred, with zeros beyond the edges; 400 points; energies in
-      decibels, at least 1e-10 and at most 80 dB below the utterance's loudest. Equal to SpeechBrain's Fbank.
+      than half the cost on a CPU. Pre-emphasis filters the entire waveform.
+    - "kaldi": L = 1 + (T - 400) // 160 frames within the waveform, each with its mean removed and
+      pre-emphasised by itself; filters are triangles over mel; energies are at least 1.2e-7. Equal to
+      Kaldi's fbank without dither.
+    - "speechbrain": L = 1 + T // 160 frames, centred, with zeros beyond the edges; spectrum of 400 points;
+      energies in decibels, at least 1e-10 and at most 80 dB below the utterance's maximum. Equal to
+      SpeechBrain's Fbank.
     """
 
     window: Tensor
@@ -51,25 +52,25 @@ class Spectrogram(nn.Module):
         self.is_kaldi = features.kind == "kaldi"
         self.num_fft = 400 if features.kind == "speechbrain" else 512
         make_window = torch.hamming_window if features.window == "hamming" else torch.hann_window
-        window = make_window(_WINDOW_LENGTH, periodic=not self.is_kaldi)  # Kaldi's are symmetric
+        window = make_window(_WINDOW_LENGTH, periodic=not self.is_kaldi)  # Kaldi's windows are symmetric
         if features.window == "povey":
             window = window.pow(0.85)
         if not self.is_kaldi:
             margin = (self.num_fft - _WINDOW_LENGTH) // 2
             window = F.pad(window, (margin, margin))
         self.min_samples = self.num_fft // 2 + 1 if features.kind == "log_mel" else _WINDOW_LENGTH
-        # Every row is there twice, for the real and the imaginary square of a bin: the product adds them up.
+        # Each row appears twice, for the squared real and imaginary part of a bin; the product adds them.
         filterbank = _filters(features).repeat_interleave(2, 0)
-        # Both are constants, which a checkpoint need not hold.
+        # Both are constants, so checkpoints do not store them.
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("filterbank", filterbank, persistent=False)
 
     @torch.no_grad()
     def forward(self, waveform: Tensor) -> Tensor:
-        """Return normalised log-mel energies; ValueError for fewer samples than `min_samples`."""
+        """Return normalised log-mel energies; raises ValueError for fewer samples than `min_samples`."""
         _check_length(waveform, self.min_samples)
         with torch.autocast(waveform.device.type, enabled=False):
-            # Spectra of few seconds stay in the CPU's cache: 2.5 times faster than the whole batch at once.
+            # On CPUs, spectra of a few seconds fit into the cache: 2.5 times faster than the batch at once.
             seconds = 8 if waveform.device.type == "cpu" else 1024
             rows = max(1, seconds * SAMPLE_RATE // waveform.shape[1])
             energies = torch.cat([self._energies(chunk) for chunk in torch.split(waveform, rows)])
@@ -90,15 +91,15 @@ class Spectrogram(nn.Module):
         return squares @ self.filterbank
 
     def padded(self, waveform: Tensor) -> Tensor:
-        """Return waveforms (B, T) with half a frame more at both ends: a mirror image, or zeros."""
+        """Return waveforms (B, T) padded by half a frame at both ends, with a reflection or zeros."""
         mode = "reflect" if self.settings.kind == "log_mel" else "constant"
         return F.pad(waveform[:, None], (self.num_fft // 2, self.num_fft // 2), mode=mode)[:, 0]
 
     def emphasized(self, samples: Tensor) -> Tensor:
-        """Return samples (..., T) less `pre_emphasis` times the sample before each."""
+        """Return samples (..., T) minus `pre_emphasis` times the previous sample."""
         if not self.settings.pre_emphasis:
             return samples
-        # The first sample has none before it: Kaldi repeats it there, the other kind reflects.
+        # The first sample has no previous one: Kaldi repeats the first sample, the other kinds reflect.
         start = samples[..., :1] if self.is_kaldi else samples[..., 1:2]
         return samples - self.settings.pre_emphasis * torch.cat([start, samples[..., :-1]], -1)
 
@@ -123,9 +124,9 @@ class Spectrogram(nn.Module):
 
 
 def _filters(features: Features) -> Tensor:
-    # Returns (257, num_mels), (201, num_mels) of SpeechBrain's.
+    # Returns (257, num_mels), or (201, num_mels) for the kind "speechbrain".
     low, high, num_mels = features.low_hz, features.high_hz, features.num_mels
-    if features.kind == "speechbrain":  # a filter is as wide below its centre as above, so they overlap
+    if features.kind == "speechbrain":  # each triangle is symmetric, with the width below its centre
         ends = [2595 * math.log10(1 + hz / 700) for hz in (low, high)]
         hz = 700 * (10 ** (torch.linspace(ends[0], ends[1], num_mels + 2) / 2595) - 1)
         slopes = (torch.linspace(0, SAMPLE_RATE // 2, 201)[:, None] - hz[1:-1]) / (hz[1:] - hz[:-1])[:-1]
@@ -134,18 +135,18 @@ def _filters(features: Features) -> Tensor:
         return torchaudio.functional.melscale_fbanks(257, low, high, num_mels, SAMPLE_RATE)  # type: ignore[no-any-return]
     mel_banks = torchaudio.compliance.kaldi.get_mel_banks
     filters, _ = mel_banks(num_mels, 512, SAMPLE_RATE, low, high, 100.0, -500.0, 1.0)
-    return F.pad(filters.T, (0, 0, 0, 1))  # Kaldi leaves the last bin out.
+    return F.pad(filters.T, (0, 0, 0, 1))  # Kaldi's filters leave the last bin out.
 
 
 class Waveform(nn.Module):
-    """Pass waveforms (B, T) on as one channel (B, 1, T) of floats, for encoders that take no spectrogram."""
+    """Convert waveforms (B, T) to floats with one channel, (B, 1, T), for encoders without a spectrogram."""
 
     def __init__(self, min_samples: int) -> None:
         super().__init__()
         self.min_samples = min_samples
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Return (B, 1, T) in [-1, 1); ValueError for fewer samples than `min_samples`."""
+        """Return (B, 1, T) in [-1, 1); raises ValueError for fewer samples than `min_samples`."""
         _check_length(waveform, self.min_samples)
         return to_float(waveform)[:, None]
 

@@ -1,4 +1,4 @@
-"""Read the weights of other projects: their names become this project's, shapes tell the settings."""
+"""Read the encoder weights of other projects: rename the tensors and infer the settings from the shapes."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,11 +9,11 @@ from torch import Tensor
 from sslsv.settings import build
 
 # Rules `theirs=ours` for parts of dotted names, applied in turn to every name. A part that begins with ^ must
-# be at the beginning; * is a number, and in `ours` the same one; # is the number of the match among all
-# different ones, in natural order. An empty `ours` leaves the whole name out.
+# be at the start of the name. * is a number, and in `ours` the same number. # is the rank of the match among
+# all distinct matches, in numeric order. An empty `ours` drops the tensor.
 Names = str
 
-# What each project's recipes give to its encoders, where it is not the encoder's own default here.
+# Features in each project's recipes, where they differ from the encoder's defaults here.
 _KALDI = {"kind": "kaldi", "low_hz": 20.0, "pre_emphasis": 0.97, "normalization": "mean"}
 FEATURES: dict[str, dict[str, Any]] = {
     "speechbrain": {"kind": "speechbrain", "normalization": "mean"},
@@ -21,22 +21,22 @@ FEATURES: dict[str, dict[str, Any]] = {
     "3dspeaker": {**_KALDI, "full_scale": 1.0, "window": "povey"},
     "upstream": {},
 }
-# 3D-Speaker's RDINO and SDPN train a student and a teacher, on log-mel energies of whole numbers as samples.
+# 3D-Speaker's RDINO and SDPN train a student and a teacher, on log-mel energies of 16-bit sample values.
 _DISTILLED = {"window": "hann", "full_scale": 32768.0}
 _UPSTREAM_WINDOW = "features_extractor.0.spectrogram.window"
-_COUNTER = "num_batches_tracked"  # of batch norms; nothing here depends on it, and some files lack it
-_FEWEST_TENSORS = 20  # that any encoder has
+_COUNTER = "num_batches_tracked"  # batch-norm counter; nothing here depends on it, and some files lack it
+_FEWEST_TENSORS = 20  # minimum number of tensors of an encoder
 
 
 class Found(NamedTuple):
-    """Hold an encoder of another project: its settings and weights, as this project has them."""
+    """Hold the settings and weights of another project's encoder, converted to this project's names."""
 
     settings: dict[str, Any]
     weights: dict[str, Tensor]
 
 
 class NoEncoderError(ValueError):
-    """Say what is missing, the rest of a sentence; `num_known` tensors were those of the encoder."""
+    """Report what is missing, as the end of a sentence; `num_known` tensors matched those of the encoder."""
 
     def __init__(self, sentence: str, num_known: int = 0) -> None:
         super().__init__(sentence)
@@ -44,7 +44,7 @@ class NoEncoderError(ValueError):
 
 
 def renamed(names: Iterable[str], rules: Names) -> dict[str, str]:
-    """Return the new name of each name, without those that are left out; `Names` says what rules mean."""
+    """Map each name to its new name, without dropped names; the comment at `Names` explains the rules."""
     result = {name: name for name in names}
     for rule in rules.split():
         theirs, ours = rule.split("=")
@@ -62,13 +62,13 @@ def renamed(names: Iterable[str], rules: Names) -> dict[str, str]:
 
 
 def find_encoders(tensors: Mapping[str, Tensor], peer: str, kinds: Iterable[Any]) -> dict[str, Found]:
-    """Return the encoders in another project's tensors, by what their names begin with ("", "encoder.").
+    """Return the encoders in another project's tensors, keyed by the prefix of their names ("", "encoder.").
 
-    `kinds` are classes of encoders. Raises NoEncoderError, with the best of all reasons, if there is none.
+    `kinds` are encoder classes. If there is none, raises NoEncoderError with the reason of the closest match.
     """
     found: dict[str, Found] = {}
     reason = NoEncoderError("no tensor has the name of one of its layers")
-    # The names of a network's tensors begin alike, if it is part of another.
+    # If the network is part of another one, the names of its tensors share a prefix.
     parts = [name.split(".") for name in tensors]
     prefixes = {"".join(f"{part}." for part in name[:i]) for name in parts for i in range(len(name))}
     for prefix in sorted(prefixes):
@@ -90,14 +90,14 @@ def find_encoders(tensors: Mapping[str, Tensor], peer: str, kinds: Iterable[Any]
 
 
 def is_distilled(peer: str, prefix: str) -> bool:
-    """Tell by the beginning of its names whether an encoder of 3D-Speaker was trained without labels."""
+    """Return whether a prefix of tensor names marks an encoder that 3D-Speaker trained without labels."""
     return peer == "3dspeaker" and not {"student", "teacher"}.isdisjoint(prefix.split("."))
 
 
 def _possible(kind: Any, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     try:
         return kind.possible_settings(weights)  # type: ignore[no-any-return]
-    except (KeyError, IndexError, ValueError, ZeroDivisionError):  # The shapes are of another encoder.
+    except (KeyError, IndexError, ValueError, ZeroDivisionError):  # The weights are of another encoder.
         return []
 
 
@@ -115,7 +115,7 @@ def _fitted(weights: Mapping[str, Tensor], kind: Any, settings: dict[str, Any]) 
         raise NoEncoderError(f"of {name} it has {extra[0]}, which that encoder lacks", len(known))
     result = dict(expected)
     for key in known:
-        # Linear layers and convolutions of one frame are the same but for axes of size 1.
+        # Linear layers and convolutions over one frame differ only in axes of size 1.
         if weights[key].squeeze().shape != expected[key].squeeze().shape:
             shapes = f"{tuple(weights[key].shape)}, not {tuple(expected[key].shape)}"
             raise NoEncoderError(f"of {name} it has {key} in the shape {shapes}", len(known))

@@ -1,6 +1,7 @@
-"""From a map of frames (B, C, F, L) to one vector per utterance (B, output_dim): over frequency and time.
+"""Pool a map of frames (B, C, F, L) over frequency and time to one vector per utterance (B, output_dim).
 
-All of it in float32 (or float64) even under autocast: softmax over many frames and variances need the digits.
+All poolings run in float32 or float64 even under autocast, because variances and the softmax over many frames
+need the precision.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from sslsv.ops.layers import full_precision
 
 
 class MeanPooling(nn.Module):
-    """Take the mean over frequency and time of an utterance's map: C values; the base of all poolings."""
+    """Average an utterance's map over frequency and time: C values; base class of all poolings."""
 
     def __init__(self, channels: int, num_bins: int, output_dim: int | None = None) -> None:
         super().__init__()
@@ -31,9 +32,9 @@ class MeanPooling(nn.Module):
 
 
 class StatisticsPooling(MeanPooling):
-    """Take mean and biased standard deviation over time of each channel and frequency: 2 * C * F values.
+    """Take mean and biased standard deviation over time per channel and frequency: 2 * C * F values.
 
-    Source: Snyder et al., Interspeech 2017 (x-vector). Variances are at least 1e-5: so a gradient exists.
+    Source: Snyder et al., Interspeech 2017 (x-vector). Variances are at least 1e-5, so that gradients exist.
     """
 
     def __init__(self, channels: int, num_bins: int) -> None:
@@ -45,7 +46,7 @@ class StatisticsPooling(MeanPooling):
 
 
 class SelfAttentivePooling(MeanPooling):
-    """Take the mean over frequency, then one over time weighted by a learned score of each frame: C values.
+    """Average over frequency, then over time with weights from a learned score per frame: C values.
 
     score_t = v . tanh(W x_t + b), softmax over time. Source: Cai et al., Odyssey 2018 (arXiv 1804.05160).
     """
@@ -57,8 +58,8 @@ class SelfAttentivePooling(MeanPooling):
         nn.init.xavier_normal_(self.score)
 
     def pool(self, frames: Tensor) -> Tensor:
-        """Return (B, C) of (B, C, F, L), without a copy of the map in another precision."""
-        # The division comes after the sum: its gradient is then divided before it is spread over the map.
+        """Return (B, C) of (B, C, F, L), without copying the map to another precision."""
+        # Dividing after the sum divides the gradient before it is expanded to the map.
         total = frames.sum(2, dtype=torch.promote_types(frames.dtype, torch.float32))
         frames = (total / frames.shape[2]).mT  # (B, L, C)
         weights = torch.softmax(torch.tanh(self.hidden(frames)) @ self.score, 1)  # (B, L, 1)
@@ -66,9 +67,9 @@ class SelfAttentivePooling(MeanPooling):
 
 
 class ChannelAttentivePooling(MeanPooling):
-    """Weigh frames for each channel and frequency by itself: mean over time, and deviation if `has_std`.
+    """Average over time with weights per channel and frequency; also take the deviation if `has_std`.
 
-    C * F values, or 2 * C * F. Source: Okabe et al., Interspeech 2018 (arXiv 1803.10963), per channel.
+    C * F values, or 2 * C * F. Source: Okabe et al., Interspeech 2018 (arXiv 1803.10963), but per channel.
     """
 
     def __init__(self, channels: int, num_bins: int, has_std: bool, attention_dim: int = 128) -> None:
@@ -89,7 +90,7 @@ class ChannelAttentivePooling(MeanPooling):
         mean: Tensor = (frames * weights).sum(2)
         if not self.has_std:
             return mean
-        # Deviations are from the mean: E[x^2] - mean^2 would lose the digits of small variances.
+        # Subtract the mean first, because E[x^2] - mean^2 loses the digits of small variances.
         variance = ((frames - mean[:, :, None]).square() * weights).sum(2)
         return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], 1)
 
@@ -97,7 +98,7 @@ class ChannelAttentivePooling(MeanPooling):
 def mean_and_deviation(frames: Tensor, eps: float) -> Tensor:
     """Return mean and unbiased deviation, sqrt(variance + eps), over time: (B, C, L) -> (B, 2C).
 
-    This is how wespeaker and 3D-Speaker pool.
+    This is the pooling of wespeaker and 3D-Speaker.
     """
     with torch.autocast(frames.device.type, enabled=False):
         variance, mean = torch.var_mean(full_precision(frames), 2)
@@ -105,11 +106,11 @@ def mean_and_deviation(frames: Tensor, eps: float) -> Tensor:
 
 
 class ContextAttention(nn.Module):
-    """Average frames with weights for each channel: (B, C, L) -> means and deviations (B, 2C).
+    """Average frames with weights per channel: (B, C, L) -> weighted means and deviations (B, 2C).
 
-    The weights see a frame and, with `has_context`, the utterance's mean and deviation. In full precision;
-    this is how ECAPA-TDNN and ReDimNet pool. SpeechBrain's form has ReLU and batch norm in the attention,
-    and biased deviations.
+    Weights depend on a frame and, with `has_context`, on the utterance's mean and deviation. Computed in full
+    precision. This is the pooling of ECAPA-TDNN and ReDimNet. SpeechBrain's form has ReLU and batch norm in
+    the attention, and biased deviations.
     """
 
     def __init__(self, channels: int, has_context: bool = True, *, is_speechbrains: bool = False) -> None:
@@ -134,7 +135,7 @@ class ContextAttention(nn.Module):
 
 
 def with_context(layer: nn.Conv1d, x: Tensor, context: Tensor | None) -> Tensor:
-    """Return the 1 x 1 convolution of frames (B, C, L) concatenated with one context (B, D, 1) for all.
+    """Return the 1 x 1 convolution of frames (B, C, L), each concatenated with the same context (B, D, 1).
 
     The context is multiplied once instead of at every frame, and the concatenation is never built.
     """

@@ -1,6 +1,6 @@
-"""ReDimNet: maps and sequences of one size, reshaped into each other. Yakovlev et al., arXiv 2407.18223.
+"""ReDimNet: 2-D and 1-D blocks on one tensor, reshaped in between. Yakovlev et al., arXiv 2407.18223.
 
-wespeaker's form (its authors' own has a batch norm after pooling). Parameters, and wespeaker's EER on
+This is wespeaker's form; the authors' form has a batch norm after pooling. Parameters, and wespeaker's EER on
 VoxCeleb1-O in percent, supervised, after large-margin fine-tuning:
 
     size  num_mels  parameters  EER
@@ -12,7 +12,7 @@ VoxCeleb1-O in percent, supervised, after large-margin fine-tuning:
     b5    72         7,650,544  0.43
     b6    72        15,006,256  0.40
 
-wespeaker counts one more: the constant weight of the first stage's only input.
+wespeaker counts one parameter more: the constant weight of the first stage's only input.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from sslsv.encoders.fields import EmbeddingDim, EncoderConfig, KaldiFeatures
 from sslsv.encoders.pooling import ContextAttention
 from sslsv.settings import refuse_if, section
 
-_KERNELS = (7, 19, 31, 59)  # of the convolutions over time in a stage
+_KERNELS = (7, 19, 31, 59)  # kernels of the convolutions over time in a stage
 _NUM_HEADS = 4
 _WESPEAKER_NAMES = """
     ^projection= ^backbone.inputs_weights.0= ^backbone.inputs_weights.*=input_weights.# ^backbone.stem=stem
@@ -44,10 +44,10 @@ _WESPEAKER_NAMES = """
 
 
 class Size(NamedTuple):
-    """Say what one of the published sizes is made of.
+    """Describe one of the published sizes.
 
-    A stage is (stride over bands, by which the channels grow; blocks; factor of the channels inside it;
-    divisor of the channels of its layers over time, 0 for a stage without any).
+    A stage is (stride over bands, which multiplies the channels; number of blocks; factor of the channels
+    inside the stage; divisor of the channels in its layers over time, 0 for a stage without such layers).
     """
 
     channels: int
@@ -73,14 +73,14 @@ SIZES = {
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Normalise over the channels of (B, C, ...), at every place by itself."""
+    """Normalise over the channels of (B, C, ...), at every position separately."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.transpose(1, -1)).transpose(1, -1)
 
 
 class ConvNext(nn.Module):
-    """Add a grouped convolution, batch norm, GELU and a 1 x 1 convolution to their input."""
+    """Add a shortcut to a grouped convolution, batch norm, GELU and a 1 x 1 convolution."""
 
     def __init__(self, convolution: nn.Module, norm: nn.Module, mix: nn.Module) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class ConvNext(nn.Module):
 
 
 class Residual(nn.Module):
-    """Add two grouped convolutions, each mixed by a 1 x 1 one, to their input; bands may have gates."""
+    """Add a shortcut to two grouped convolutions, each followed by a 1 x 1 one; bands may have gates."""
 
     def __init__(self, channels: int, num_bins: int, group_channels: int, is_gated: bool) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class Residual(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attend over time with four heads, then two linear layers; a layer norm after each."""
+    """Attend over time with four heads, then apply two linear layers; a layer norm follows each part."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class SelfAttention(nn.Module):
 
 
 class TimeLayers(nn.Module):
-    """Add convolutions over 70 to 590 ms and attention over time, on fewer channels, to their input."""
+    """Add a shortcut to convolutions over 70 to 590 ms and attention over time, on fewer channels."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -164,14 +164,14 @@ class TimeLayers(nn.Module):
 
 
 class Flattened(nn.Module):
-    """Make sequences (B, F * C, L) of maps (B, C, F, L); the channels of a band lie together."""
+    """Reshape maps (B, C, F, L) to sequences (B, F * C, L); the channels of a band are adjacent."""
 
     def forward(self, maps: Tensor) -> Tensor:
         return maps.transpose(1, 2).flatten(1, 2)
 
 
 class ReDimNet(SpectrogramEncoder):
-    """Embed by stages of 2-D blocks and layers over time; each sees a weighted sum of all before it."""
+    """Embed with stages of 2-D blocks and layers over time; each gets a weighted sum of earlier outputs."""
 
     @section
     class Config(EncoderConfig):
@@ -186,8 +186,8 @@ class ReDimNet(SpectrogramEncoder):
         embedding_dim: EmbeddingDim = 192
 
         def __post_init__(self) -> None:
-            # What all strides of SIZES divide, with channels left for four heads: settings are read without
-            # the values of this module (a test compares them).
+            # All strides of SIZES must divide num_mels, with channels left for four heads. SIZES is not used
+            # here, because settings are read without the values of this module (a test compares them).
             divisor = {"b0": 12, "b3": 8, "b6": 12}.get(self.size, 24)
             refuse_if(
                 self.features.num_mels % divisor > 0,
@@ -197,13 +197,13 @@ class ReDimNet(SpectrogramEncoder):
 
     peer_names: ClassVar = {"wespeaker": _WESPEAKER_NAMES}
     pooling_modules = ("pooling", "head")
-    min_samples = 560  # two frames, because one has no deviation
+    min_samples = 560  # two frames; a single frame has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__(config)
         size, num_mels = SIZES[config.size], config.features.num_mels
         self.frame_dim = dim = size.channels * num_mels
-        # A stage weighs the stem and the stages before it, each channel by itself; a softmax makes shares.
+        # Weights of the outputs of the stem and of all stages so far, per channel; softmax makes them shares.
         self.input_weights = nn.ParameterList(
             torch.zeros(1 + i, dim, 1) for i in range(1, len(size.stages) + 1)
         )
@@ -211,7 +211,7 @@ class ReDimNet(SpectrogramEncoder):
             nn.Conv2d(1, size.channels, 3, padding=1), ChannelNorm(size.channels, eps=1e-6), Flattened()
         )
         channels, num_bins, stages = size.channels, num_mels, []
-        self.map_channels = []  # of the map that each stage takes
+        self.map_channels = []  # channels of each stage's input map
         for stage in size.stages:
             self.map_channels.append(channels)
             stages.append(self._stage(stage, size, channels, num_bins))
@@ -246,7 +246,7 @@ class ReDimNet(SpectrogramEncoder):
     def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
         channels, (embedding_dim, statistics) = len(weights["stem.0.weight"]), weights["head.weight"].shape
         num_mels = statistics // 2 // channels
-        # The first stages of two sizes may be alike, but not their number of tensors.
+        # Sizes with the same stem are all candidates; `peers` then compares all tensors.
         return [
             {"features": {"num_mels": num_mels}, "size": name, "embedding_dim": embedding_dim}
             for name, size in SIZES.items()
@@ -254,7 +254,7 @@ class ReDimNet(SpectrogramEncoder):
         ]
 
     def frames(self, waveforms: Tensor) -> Tensor:
-        """Return (B, C * F, L) of waveforms (B, T), every 10 ms."""
+        """Return frames (B, F * C, L) of waveforms (B, T), one every 10 ms."""
         x: Tensor = self.stem(self.features(waveforms)[:, None])
         outputs = [x]
         for stage, channels, weights in zip(self.stages, self.map_channels, self.input_weights, strict=True):

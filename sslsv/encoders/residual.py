@@ -1,4 +1,4 @@
-"""What residual networks over bands and time share: stems, shortcuts, blocks and their plan."""
+"""Parts of residual networks over bands and time: stems, shortcuts, blocks and their plan."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +9,7 @@ Stride = int | tuple[int, int]
 
 
 def conv_norm_relu(inputs: int, outputs: int, kernel: int = 3, stride: Stride = 1) -> nn.Sequential:
-    """Return a convolution that keeps the map's size but for its stride, batch norm and ReLU."""
+    """Return a convolution, batch norm and ReLU; only the stride changes the size of the map."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
@@ -22,7 +22,7 @@ def shortcut(inputs: int, outputs: int, stride: Stride) -> nn.Module:
 
 
 class Block(nn.Module):
-    """Add a shortcut to two 3 x 3 convolutions, or to 1 x 1, 3 x 3, 1 x 1 ones that end 4 times as wide."""
+    """Add a shortcut to two 3 x 3 convolutions, or to a 1 x 1, 3 x 3, 1 x 1 bottleneck 4 times as wide."""
 
     def __init__(self, inputs: int, width: int, stride: Stride, is_bottleneck: bool = False) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Block(nn.Module):
 def plan(
     blocks_per_stage: Sequence[int], width: int, strides: Sequence[int] = (1, 2, 2, 2)
 ) -> Iterator[tuple[int, int]]:
-    """Yield width and stride of each block: a stage doubles the width, and its first block has its stride."""
+    """Yield width and stride of each block: stages double the width, and the first block has the stride."""
     for stage, (num_blocks, stride) in enumerate(zip(blocks_per_stage, strides, strict=True)):
         for i in range(num_blocks):
             yield width * 2**stage, stride if i == 0 else 1

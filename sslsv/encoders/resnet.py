@@ -39,7 +39,7 @@ _WESPEAKER_NAMES = """
 
 
 class ResNet(SpectrogramEncoder):
-    """Embed by a ResNet of 32 to 256 channels, 4 times as many with bottlenecks; sizes: head of the file."""
+    """Embed with a ResNet of 32 to 256 channels (4 times as many with bottlenecks) and statistics pooling."""
 
     @section
     class Config(EncoderConfig):
@@ -47,12 +47,12 @@ class ResNet(SpectrogramEncoder):
 
         name: Literal["resnet"] = "resnet"
         features: KaldiFeatures = KaldiFeatures()
-        depth: Annotated[Literal[18, 34, 50, 101, 221, 293], Field(description="from 50 on bottlenecks")] = 34
-        width: Annotated[int, Field(ge=1, description="channels of stage 1; others have 2, 4, 8 times")] = 32
+        depth: Annotated[Literal[18, 34, 50, 101, 221, 293], Field(description="bottlenecks from 50 on")] = 34
+        width: Annotated[int, Field(ge=1, description="channels of stage 1; then times 2, 4, 8")] = 32
         embedding_dim: EmbeddingDim = 256
 
     peer_names: ClassVar = {"wespeaker": _WESPEAKER_NAMES}
-    min_samples = 1680  # two frames after three halvings, because one has no deviation
+    min_samples = 1680  # two frames after three halvings; a single frame has no deviation
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__(config)
@@ -79,6 +79,6 @@ class ResNet(SpectrogramEncoder):
         ]
 
     def frames(self, waveforms: Tensor) -> Tensor:
-        """Return (B, C * F, L) of waveforms (B, T): channels at every remaining frequency, every 80 ms."""
+        """Return frames (B, C * F, L) of waveforms (B, T), C channels at F frequencies, every 80 ms."""
         x = in_format_of(self.blocks, self.features(waveforms)[:, None])
         return self.apply_blocks((self.stem, *self.blocks), x).flatten(1, 2)

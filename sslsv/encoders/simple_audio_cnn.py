@@ -18,17 +18,17 @@ _KERNELS, _STRIDES = (10, 8, 4, 4, 4), (5, 4, 2, 2, 2)
 
 
 class SimpleAudioCNN(Encoder):
-    """Convolve waveforms (batch norm, ReLU) to a frame every 10 ms; an embedding is the mean of frames."""
+    """Convolve waveforms (batch norm, ReLU) to one frame every 10 ms; embeddings are means of frames."""
 
     @section
     class Config(EncoderConfig):
         """Hold the settings of the encoder."""
 
         name: Literal["simple_audio_cnn"] = "simple_audio_cnn"
-        channels: Annotated[int, Field(ge=1, description="channels of all layers, size of embeddings")] = 512
+        channels: Annotated[int, Field(ge=1, description="channels of all layers = embedding size")] = 512
 
     pooling_modules = ()
-    min_samples = 465  # what one frame of the last layer sees
+    min_samples = 465  # receptive field of one frame
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__(config)
@@ -42,7 +42,7 @@ class SimpleAudioCNN(Encoder):
         self.blocks = nn.Sequential(*blocks)
 
     def frames(self, waveforms: Tensor) -> Tensor:
-        """Return (B, channels, L) of waveforms (B, T), L = 1 + (T - 465) // 160."""
+        """Return frames (B, channels, L) of waveforms (B, T), L = 1 + (T - 465) // 160."""
         return self.apply_blocks(self.blocks, self.features(waveforms))
 
     def pool(self, frames: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pre-trained speech transformers, WavLM, HuBERT and wav2vec 2.0, with a pooling of all their layers.
+"""Pre-trained speech transformers (WavLM, HuBERT, wav2vec 2.0) with a pooling of all their layers.
 
 Sources: Baevski et al., arXiv 2006.11477; Hsu et al., arXiv 2106.07447; Chen et al., arXiv 2110.13900;
 pooling with multi-head factorized attention (MHFA), Peng et al., arXiv 2210.01273. The networks are
@@ -26,7 +26,7 @@ from sslsv.encoders.fields import EmbeddingDim, EncoderConfig
 from sslsv.ops.layers import full_precision
 from sslsv.settings import refuse_if, section
 
-# Names in transformers' files become torchaudio's; a model with a head puts its own name in front.
+# Convert the names of Hugging Face transformers to torchaudio's; a model with a head adds its name in front.
 _RENAMED = (
     (r"^(wavlm|hubert|wav2vec2)\.", ""),
     (r"^feature_projection\.", "encoder.feature_projection."),
@@ -35,24 +35,24 @@ _RENAMED = (
     (r"(pos_conv_embed\.conv)\.weight_v$", r"\1.parametrizations.weight.original1"),
 )
 _LAYERS = "encoder.transformer.layers."
-# An adapted matrix and what is trained beside it have these names in a state dict.
+# State-dict names of a matrix that has an adapter, and of the adapter's own tensors.
 _ADAPTED, _ADAPTER = r"\.parametrizations\.(\w+)\.original$", r"\.parametrizations\.\w+\.0\."
-_LORA_SCALE = 2.0  # factor of a product of low rank; wespeaker's, whatever the rank
+_LORA_SCALE = 2.0  # factor of the low-rank product, for every rank; wespeaker's value
 
 
 def hidden_states(trunk: nn.Module, waveforms: Tensor, *, is_recomputed: bool = False) -> list[Tensor]:
-    """Return what enters the first layer and what leaves each, (B, L, C), of a torchaudio model.
+    """Return the input of the first layer and the outputs of all layers, (B, L, C), of a torchaudio model.
 
-    `waveforms` are (B, T) in [-1, 1), L = 1 + (T - 400) // 320. Models that normalise before their layers
-    want waveforms of mean 0 and variance 1, which they get here; the norm behind their last layer is left
-    out, as fairseq, S3PRL and torchaudio do.
+    `waveforms` are (B, T) in [-1, 1), L = 1 + (T - 400) // 320. Models that normalise the input of each layer
+    expect waveforms of mean 0 and variance 1, which this function produces. The norm after the last layer is
+    not applied, as in fairseq, S3PRL and torchaudio.
     """
     network: Any = trunk
     transformer = network.encoder.transformer
     run: Callable[..., Any] = lambda function, *inputs: function(*inputs)  # noqa: E731
     if is_recomputed:
         run = partial(checkpoint, use_reentrant=False)
-    if not transformer.layer_norm_first:  # torchaudio's word for a norm in front of all layers
+    if not transformer.layer_norm_first:  # torchaudio's flag for one norm in front of all layers
         waveforms = F.layer_norm(waveforms, waveforms.shape[1:])
     x = run(partial(_input_of_layers, network), waveforms)
     states, position_bias = [x], None
@@ -72,10 +72,10 @@ def _input_of_layers(network: Any, waveforms: Tensor) -> Tensor:
 
 
 def trunk_weights(given: Mapping[str, Tensor], trunk: nn.Module, is_cut: bool = False) -> dict[str, Tensor]:
-    """Return the weights of a torchaudio model from its own state dict, or from one of transformers.
+    """Return the weights of a torchaudio model from its own state dict, or from Hugging Face transformers'.
 
-    Heads of other tasks are left out and, if the trunk `is_cut`, the layers that it lacks. ValueError, the
-    rest of a sentence that begins with the file, for weights of anything else.
+    Heads of other tasks are dropped and, if the trunk `is_cut`, the layers that the trunk lacks. Raises
+    ValueError, whose text continues a sentence that begins with the file, for weights of another model.
     """
     wanted = {
         re.sub(_ADAPTED, r".\1", name): tensor
@@ -87,7 +87,7 @@ def trunk_weights(given: Mapping[str, Tensor], trunk: nn.Module, is_cut: bool = 
         for pattern, replacement in _RENAMED:
             name = re.sub(pattern, replacement, name)
         found[name] = tensor
-    for name in wanted:  # Torchaudio's WavLM has one matrix for queries, keys and values.
+    for name in wanted:  # torchaudio's WavLM has one matrix for queries, keys and values.
         if name not in found and ".attention.attention." in name:
             parts = [name.replace("attention.attention.", "attention.")]
             if "in_proj_" in name:
@@ -110,12 +110,12 @@ def trunk_weights(given: Mapping[str, Tensor], trunk: nn.Module, is_cut: bool = 
 
 
 class Adapter(nn.Module):
-    """Add a trained matrix of low rank, zero at first, to a fixed one (LoRA). Hu et al., arXiv 2106.09685."""
+    """Add a trained low-rank matrix, initially zero, to a fixed one (LoRA). Hu et al., arXiv 2106.09685."""
 
     def __init__(self, weight: Tensor, rank: int) -> None:
         super().__init__()
         outputs, inputs = weight.shape
-        parts = outputs // inputs  # WavLM has one matrix for queries, keys and values: each gets its own
+        parts = outputs // inputs  # WavLM has one matrix for queries, keys and values, with an adapter each
         self.down = nn.Parameter(torch.empty(parts, rank, inputs).uniform_(-1, 1) * inputs**-0.5)
         self.up = nn.Parameter(torch.zeros(parts, inputs, rank))
 
@@ -124,14 +124,14 @@ class Adapter(nn.Module):
 
 
 def projections(attention: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Return where the matrices of queries, keys, values and outputs are: modules and parameter names."""
+    """Return (module, parameter name) of the matrices of queries, keys, values and outputs."""
     modules = dict(attention.named_modules())
     whole = [(each, "in_proj_weight") for each in modules.values() if isinstance(each, nn.MultiheadAttention)]
     return [*whole, *[(each, "weight") for name, each in modules.items() if name.endswith("_proj")]]
 
 
 def _adopt_plain(trunk: nn.Module, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    # Weights without adapters become the matrices that adapters change; the adapters stay as they are.
+    # Loads weights without adapters into the matrices that have adapters; the adapters keep their values.
     for name, tensor in trunk.state_dict().items():
         plain = re.sub(_ADAPTED, r".\1", name)
         if plain != name and prefix + plain in weights:
@@ -141,7 +141,7 @@ def _adopt_plain(trunk: nn.Module, weights: dict[str, Tensor], prefix: str, *_: 
 
 
 class MeanOverTime(nn.Module):
-    """Take the mean over time of one mixture of the layers, then a linear layer."""
+    """Average one mixture of the layers over time, then apply a linear layer."""
 
     num_mixtures = 1
 
@@ -154,7 +154,7 @@ class MeanOverTime(nn.Module):
 
 
 class FactorizedAttention(nn.Module):
-    """Take means over time of one mixture of the layers, weighted by heads that look at another (MHFA)."""
+    """Average one mixture of the layers over time, with weights by heads on another mixture (MHFA)."""
 
     num_mixtures = 2  # keys, values
 
@@ -173,15 +173,15 @@ class FactorizedAttention(nn.Module):
 
 
 class SpeechTransformer(Encoder):
-    """Embed by convolutions over the waveform, a transformer, and mixtures of its layers, pooled over time.
+    """Embed with convolutions over the waveform, a transformer, and mixtures of its layers, pooled over time.
 
-    A mixture has a weight for each layer, softmax of a parameter; what enters the first layer counts as one.
-    There is no layer drop: GPUs could not average the gradients of layers that some workers skip.
+    A mixture has one weight per layer (softmax of a parameter); the input of the first layer counts as a
+    layer. There is no layer drop, because GPUs can't average gradients of layers that some workers skip.
     """
 
     @section
     class Config(EncoderConfig):
-        """Hold the settings of the encoder; the pooling's are those published with WavLM-MHFA."""
+        """Hold the settings of the encoder; the pooling settings are those of WavLM-MHFA."""
 
         name: Literal["speech_transformer"] = "speech_transformer"
         trunk: Annotated[
@@ -194,25 +194,25 @@ class SpeechTransformer(Encoder):
                 "wav2vec2_large",
                 "wav2vec2_large_lv60k",
             ],
-            Field(description="the transformer; Base and Base+ are one, and lv60k is XLSR's and XLS-R's too"),
+            Field(description="the transformer; Base also fits Base+, and lv60k also fits XLSR and XLS-R"),
         ] = "wavlm_base"
         weights: Annotated[
             str | None,
-            Field(description="the trunk's weights, torchaudio's or Hugging Face's; a file on every machine"),
+            Field(description="file with the trunk's weights (torchaudio or Hugging Face), on every machine"),
         ] = None
         num_layers: Annotated[int | None, Field(ge=1, description="first layers kept; null = all")] = None
-        dropout: Annotated[float, Field(ge=0, lt=1, description="in the trunk, wherever it trains")] = 0.1
-        trunk_frozen: Annotated[bool, Field(description="only mixtures and pooling are trained")] = False
-        front_frozen: Annotated[bool, Field(description="all before the first layer stays as it is")] = True
+        dropout: Annotated[float, Field(ge=0, lt=1, description="dropout of trained trunk parts")] = 0.1
+        trunk_frozen: Annotated[bool, Field(description="train only mixtures and pooling")] = False
+        front_frozen: Annotated[bool, Field(description="fix all parts before the first layer")] = True
         lora_rank: Annotated[
             int,
-            Field(ge=0, description="of matrices trained beside the attention's, all else fixed; 0 = none"),
+            Field(ge=0, description="rank of adapters of the attention, in a fixed trunk; 0 = no adapters"),
         ] = 0
         trunk_rate_scale: Annotated[
-            float, Field(gt=0, description="factor of the learning rate for the trunk, besides rate_scale")
+            float, Field(gt=0, description="factor of the trunk's learning rate, on top of rate_scale")
         ] = 1.0
         layer_rate_factor: Annotated[
-            float, Field(gt=0, le=1, description="a layer's learning rate by that of the layer above")
+            float, Field(gt=0, le=1, description="learning rate of a layer relative to the layer above")
         ] = 1.0
         pooling: Annotated[Literal["mhfa", "mean"], Field(description="attention by heads, or mean")] = "mhfa"
         num_heads: Annotated[int, Field(ge=1, description="heads of mhfa")] = 64
@@ -241,7 +241,7 @@ class SpeechTransformer(Encoder):
             )
 
         def source(self) -> str | None:
-            """Return the run or file that the weights come from; ValueError for fixed random ones."""
+            """Return the run or file of initial weights, or None; raises ValueError for fixed random ones."""
             found = self.init or self.weights
             for key in ("frozen", "trunk_frozen", "front_frozen", "lora_rank"):
                 given, off = getattr(self, key), "0" if key == "lora_rank" else "false"
@@ -259,7 +259,7 @@ class SpeechTransformer(Encoder):
         *("weights", "dropout", "trunk_frozen", "front_frozen", "lora_rank"),
         *("trunk_rate_scale", "layer_rate_factor"),
     )
-    min_samples = 400  # what one frame sees
+    min_samples = 400  # receptive field of one frame
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__(config)
@@ -275,7 +275,7 @@ class SpeechTransformer(Encoder):
         transformer.layers = transformer.layers[: config.num_layers]
         self.trunk = trunk
         if not transformer.layer_norm_first:
-            transformer.layer_norm.requires_grad_(False)  # of the last state, which is taken before it
+            transformer.layer_norm.requires_grad_(False)  # unused: states are taken before this norm
         front = (trunk.feature_extractor, trunk.encoder.feature_projection, transformer.pos_conv_embed)
         parts = (trunk,) if config.trunk_frozen else (*front, transformer.layer_norm)
         is_adapted = config.lora_rank > 0
@@ -300,7 +300,7 @@ class SpeechTransformer(Encoder):
         self.train()
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation; frozen parts stay in evaluation, so nothing in them is dropped."""
+        """Set training or evaluation mode; frozen parts stay in evaluation mode, without dropout."""
         super().train(mode)
         for part in self.frozen_parts:
             part.eval()
@@ -312,11 +312,11 @@ class SpeechTransformer(Encoder):
             return scale
         depth = self.layer_weights.shape[1] - 1
         layer = re.match(rf"trunk\.{re.escape(_LAYERS)}(\d+)\.", parameter)
-        below = depth if layer is None else depth - 1 - int(layer[1])  # layers between it and the last
+        below = depth if layer is None else depth - 1 - int(layer[1])  # number of layers above it
         return scale * float(self.config.trunk_rate_scale * self.config.layer_rate_factor**below)
 
     def merge(self) -> None:
-        """Add the adapters to the matrices beside which they were trained."""
+        """Merge the adapters into the matrices that they modify."""
         for module in list(self.trunk.modules()):
             for name, parts in list(getattr(module, "parametrizations", {}).items()):
                 if isinstance(parts[0], Adapter):
@@ -324,12 +324,12 @@ class SpeechTransformer(Encoder):
         self.config = replace(self.config, lora_rank=0)
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Load the trunk from the tensors of a file, see `trunk_weights`; ValueError for another's."""
+        """Load the trunk from a file's tensors, see `trunk_weights`; raises ValueError for another model."""
         is_cut = self.config.num_layers is not None
         self.trunk.load_state_dict(trunk_weights(weights, self.trunk, is_cut))
 
     def frames(self, waveforms: Tensor) -> Tensor:
-        """Return the mixtures (B, C or 2C, L) of the layers, every 20 ms, of waveforms (B, T)."""
+        """Return mixtures of the layers, (B, C or 2C, L), of waveforms (B, T), one frame every 20 ms."""
         samples = self.features(waveforms)[:, 0]
         is_trained = torch.is_grad_enabled() and not (self.config.trunk_frozen or self.is_frozen)
         states = hidden_states(self.trunk, samples, is_recomputed=self.recomputes_activations and is_trained)

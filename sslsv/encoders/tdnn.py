@@ -8,8 +8,8 @@ Parameters with 512-d embeddings:
     40        False              4,252,564   SpeechBrain's
     80        False              4,354,964
 
-With a second layer it has the sizes of the first sslsv's, which pads nothing (14 frames fewer) and whose head
-has a ReLU in place of the leaky one.
+With a second layer, it has the sizes of the first sslsv's network, which has no padding (14 frames fewer) and
+has a ReLU instead of the LeakyReLU in its head.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ _LAYERS = ((512, 5, 1), (512, 3, 2), (512, 3, 3), (512, 1, 1), (1500, 1, 1))
 
 
 class TDNN(SpectrogramEncoder):
-    """Embed by five convolutions over time (LeakyReLU, batch norm), mean, deviation, 1 or 2 linear layers."""
+    """Embed with five convolutions over time, mean and deviation, and one or two linear layers."""
 
     @section
     class Config(EncoderConfig):
@@ -37,11 +37,11 @@ class TDNN(SpectrogramEncoder):
         name: Literal["tdnn"] = "tdnn"
         features: WideFeatures = WideFeatures()
         embedding_dim: EmbeddingDim = 512
-        has_second_layer: Annotated[bool, Field(description="after a LeakyReLU and a batch norm")] = True
+        has_second_layer: Annotated[bool, Field(description="two linear layers after the pooling")] = True
 
     peer_names: ClassVar = {"speechbrain": _SPEECHBRAIN_NAMES}
     deviation_eps = 1e-14
-    min_samples = 880  # the widest layer reflects three frames, and Kaldi makes four of these
+    min_samples = 880  # four Kaldi frames, because the widest layer reflects three
 
     def __init__(self, config: Config = Config()) -> None:  # noqa: B008 (frozen)
         super().__init__(config)
@@ -67,5 +67,5 @@ class TDNN(SpectrogramEncoder):
         return [{"features": features, "embedding_dim": dim, "has_second_layer": False}]
 
     def frames(self, waveforms: Tensor) -> Tensor:
-        """Return (B, 1500, L) of waveforms (B, T), every 10 ms."""
+        """Return frames (B, 1500, L) of waveforms (B, T), one every 10 ms."""
         return self.apply_blocks(self.blocks, self.features(waveforms))

@@ -1,7 +1,7 @@
-"""Thin ResNet-34 of log-mel spectrograms; width, stem, strides and pooling are settings.
+"""Thin ResNet-34 on log-mel spectrograms; width, stem, strides and pooling are settings.
 
 The default is "Fast ResNet-34" (Chung et al., Interspeech 2020, arXiv 2003.11982), 1.4 M parameters. The
-first sslsv's model has 7,045,196, an unstrided stem, and five times the cost:
+first sslsv's model has 7,045,196 parameters, an unstrided stem, and five times the cost:
 
     features: {pre_emphasis: 0.97}
     width: 32
@@ -37,7 +37,7 @@ _UPSTREAM_NAMES = """
 
 
 class SqueezeExcitation(nn.Module):
-    """Make gates in (0, 1) of the channels' means: (B, C, F, L) -> (B, C, 1, 1). arXiv 1709.01507."""
+    """Compute gates in (0, 1) from the channels' means: (B, C, F, L) -> (B, C, 1, 1). arXiv 1709.01507."""
 
     def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ def gated_residual(y: Tensor, added: Tensor, squeeze: nn.Linear, excite: nn.Line
     """Return relu(added + y * sigmoid(excite(relu(squeeze(mean of y over its map))))), (B, C, F, L).
 
     Separate operations would pass over the maps a dozen times forward and backward, and on a CPU this memory
-    traffic is the cost. Here the gradients of gates, mean, sum and ReLU share their passes. Both maps keep
-    their precision, all else is float32 or float64. There are no second derivatives.
+    traffic dominates the cost. Here the gradients of gates, mean, sum and ReLU share their passes. Both maps
+    keep their precision, all else is float32 or float64. Second derivatives are not supported.
     """
     with torch.autocast(y.device.type, enabled=False):
         parameters = (squeeze.weight, squeeze.bias, excite.weight, excite.bias)
@@ -90,10 +90,10 @@ class _GatedResidual(torch.autograd.Function):
 
 
 def _sum_of_map(x: Tensor) -> Tensor:
-    """Return the sums (B, C) of maps (B, C, F, L), at least float32 but for bfloat16 on a CPU."""
-    rows = x.permute(0, 2, 3, 1).flatten(1, 2)  # A CPU adds these up six times faster than over (2, 3).
+    """Return the sums (B, C) of maps (B, C, F, L), at least float32 except for bfloat16 on a CPU."""
+    rows = x.permute(0, 2, 3, 1).flatten(1, 2)  # On a CPU, this sum is six times faster than over (2, 3).
     if x.dtype == torch.bfloat16 and x.device.type == "cpu":
-        return rows.sum(1)  # It adds in float32 anyway; asked for a float32 result, it takes a slow path.
+        return rows.sum(1)  # The CPU adds in float32 anyway; asking for a float32 result is slow.
     return rows.sum(1, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
@@ -102,7 +102,7 @@ def _over_map(values: Tensor, like: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Add a shortcut to conv-ReLU-BN-conv-BN (3 x 3; optional gates), as VoxCeleb's ResNets; then ReLU."""
+    """Add a shortcut to conv-ReLU-BN-conv-BN (3 x 3, optional gates), as in VoxCeleb's ResNets; then ReLU."""
 
     def __init__(self, inputs: int, channels: int, stride: int, has_squeeze_excitation: bool) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Block(nn.Module):
         self.shortcut = shortcut(inputs, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        # In place where autograd allows: on a CPU a third of a step is memory traffic of such operations.
+        # In-place where autograd allows: on a CPU, memory traffic of such operations is a third of a step.
         y = self.norm1(F.relu(self.conv1(x), inplace=True))
         y = self.norm2(self.conv2(y))
         if self.gates is not None:
@@ -125,7 +125,7 @@ class Block(nn.Module):
 
 
 class ThinResNet34(SpectrogramEncoder):
-    """Embed by a narrow ResNet-34: 16 channels in stage 1 by default, a quarter of the usual width."""
+    """Embed with a narrow ResNet-34: 16 channels in stage 1 by default, a quarter of the usual width."""
 
     @section
     class Config(EncoderConfig):
@@ -133,14 +133,14 @@ class ThinResNet34(SpectrogramEncoder):
 
         name: Literal["thin_resnet34"] = "thin_resnet34"
         features: Features = Features()
-        width: Annotated[int, Field(ge=1, description="channels of stage 1; others have 2, 4, 8 times")] = 16
+        width: Annotated[int, Field(ge=1, description="channels of stage 1; then times 2, 4, 8")] = 16
         stem: Annotated[
             Literal["7x7", "3x3"],
             Field(description="7x7 halves the bands (conv, BN, ReLU); 3x3 does not (conv, ReLU, BN)"),
         ] = "7x7"
         stem_time_stride: Annotated[Literal[1, 2], Field(description="2 halves the frames and the cost")] = 1
-        last_stride: Annotated[Literal[1, 2], Field(description="stride of stage 4; 2 halves its cost")] = 1
-        has_squeeze_excitation: Annotated[bool, Field(description="gates on channels of every block")] = True
+        last_stride: Annotated[Literal[1, 2], Field(description="stride of stage 4, bands and time")] = 1
+        has_squeeze_excitation: Annotated[bool, Field(description="channel gates in every block")] = True
         pooling: Annotated[
             Literal["mean", "stats", "sap", "asp", "attentive_mean"], Field(description="pooling over time")
         ] = "sap"
@@ -178,18 +178,18 @@ class ThinResNet34(SpectrogramEncoder):
     def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
         width, (dim, pooled) = len(weights["stem.0.weight"]), weights["head.weight"].shape
         is_attentive = "pooling.score" in weights
-        # Attention is over the mean of all bands: it does not tell how many there were.
+        # Attention sees the mean over all bands, so its shapes do not show the number of bands.
         num_mels = 40 if is_attentive else pooled // (16 * width) * 8
         pooling = "sap" if is_attentive else "stats"
         features = {"num_mels": num_mels}
         return [{"features": features, "width": width, "pooling": pooling, "embedding_dim": dim}]
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        """Return embeddings (B, D), without a copy that `frames` makes of channels-last maps."""
+        """Return embeddings (B, D), without the copy that `frames` makes of channels-last maps."""
         return self._embed(self._map(waveforms))
 
     def frames(self, waveforms: Tensor) -> Tensor:
-        """Return (B, C * F, L) of waveforms (B, T): the channels at every remaining frequency."""
+        """Return frames (B, C * F, L) of waveforms (B, T), C channels at F frequencies."""
         return self._map(waveforms).flatten(1, 2)
 
     def pool(self, frames: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""From trial lists and an encoder to scores, metrics and intervals; encoders in use and exported."""
+"""Evaluate encoders on trial lists (scores, metrics, intervals), apply them to recordings, export them."""

@@ -1,4 +1,4 @@
-"""Command-line parts that all commands for a trained encoder share; importing this imports no PyTorch."""
+"""Command-line parts shared by all commands for a trained encoder; this module does not import PyTorch."""
 
 import argparse
 import shlex
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 class Parser(argparse.ArgumentParser):
-    """Name the runs that there are where an argument is missing."""
+    """Parse arguments; if the run is missing, the error lists the existing runs."""
 
     def error(self, message: str) -> NoReturn:
-        """Print a mistake in the arguments, and end with exit code 2."""
+        """Print an error in the arguments and exit with code 2."""
         super().error(f"{message}. {known_runs()}" if "required: run" in message else message)
 
 
 def known_runs() -> str:
-    """Say in a sentence which runs with checkpoints there are below runs/."""
+    """Return a sentence that lists the runs with checkpoints below runs/."""
     found = sorted({str(file.parent.parent) for file in Path("runs").glob("*/checkpoints/*.pt")})
     return f"Runs here: {', '.join(found)}." if found else "There is no run below runs/ yet."
 
 
 def encoder_parser(command: str, about: str, *, has_workers: bool = False, embeds: bool = True) -> Parser:
-    """Return a parser of `sslsv <command>`; if it `embeds`, it knows runs to fuse, precision and device."""
+    """Return a parser of `sslsv <command>`; `embeds` adds the options --with, --precision and --device."""
     parser = Parser(prog=command_name(command), description=about)
     parser.set_defaults(others=[])
     add = parser.add_argument
@@ -38,7 +38,7 @@ def encoder_parser(command: str, about: str, *, has_workers: bool = False, embed
         add("--with", dest="others", action="append", metavar="RUN", help=told)
         add("--precision", choices=["fp32", "bf16", "fp16"], help="arithmetic (default: as trained)")
         add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
-    add("--checkpoint", default="best", help="best (default), last, average, or the name of one")
+    add("--checkpoint", default="best", help="best (default), last, average, or a file name")
     if has_workers:
         told = "processes that embed (default: one; for many files one per GPU or CPU of the cluster)"
         add("--workers", type=int, help=told)
@@ -48,22 +48,23 @@ def encoder_parser(command: str, about: str, *, has_workers: bool = False, embed
 def run_command(
     command: Callable[[argparse.Namespace], int], options: argparse.Namespace, after_interrupt: str = ""
 ) -> int:
-    """Return the exit code of a command, after printing what it raised: 1 if it `Failed`, 2 for its input.
+    """Run a command, print its error if it raises one, and return its exit code.
 
-    After a Ctrl-C it is 130; `after_interrupt` says what the same command does next time.
+    1 means `Failed`, 2 an error in the input, 130 Ctrl-C, after which `after_interrupt` is printed: what the
+    same command will do next time.
     """
     try:
         return command(options)
     except (Failed, ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 1 if isinstance(error, Failed) else 2
-    except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into the second
+    except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into SystemExit.
         print(f"stopped; {after_interrupt}" if after_interrupt else "stopped", file=sys.stderr)
         return 130
 
 
 def same_encoder(options: argparse.Namespace) -> str:
-    """Write the arguments by which another command takes the encoder that the options name."""
+    """Return the arguments that make another command use the same encoder."""
     from sslsv.runs.folder import here
 
     words = [here(options.run), *(word for run in options.others for word in ("--with", here(run)))]
@@ -74,11 +75,11 @@ def same_encoder(options: argparse.Namespace) -> str:
 
 
 def load_encoder(options: argparse.Namespace) -> "SpeakerEncoder":
-    """Load what the options name, and print its notes; raises ValueError or FileNotFoundError."""
+    """Load the encoder of the options and print its notes; raises ValueError or FileNotFoundError."""
     from sslsv.runs.display import LiveLine
     from sslsv.runs.folder import RunFolder
 
-    # Checked before PyTorch is imported, which takes more than a second.
+    # Check the runs first: the import of PyTorch takes more than a second.
     for run in (runs := [options.run, *options.others]):
         if not run.endswith(".pt") and not RunFolder.at(run).names("checkpoints"):
             raise ValueError(

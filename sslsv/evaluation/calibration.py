@@ -1,7 +1,7 @@
-"""Scores to log-likelihood ratios: affine calibration by prior-weighted logistic regression.
+"""Map scores to log-likelihood ratios: affine calibration by prior-weighted logistic regression.
 
-Fit on trials of speakers that nothing is reported on. The objective is that of the BOSARIS toolkit (arXiv
-1304.2865); it is convex, and Newton's method finds the optimum in float64.
+Fit it to trials of speakers on whom no result is reported. The objective is that of the BOSARIS toolkit
+(arXiv 1304.2865). It is convex, and Newton's method finds the optimum in float64.
 """
 
 import math
@@ -13,8 +13,8 @@ from scipy.special import expit, logit
 
 from sslsv.evaluation.metrics import Floats, checked_trials
 
-# Half of this times the squared scale is added to the cost, for scores of deviation 1. It is too small to
-# matter where the scores of target and nontarget trials overlap, and enough for a finite optimum elsewhere.
+# Weight of an L2 penalty: RIDGE / 2 times the squared scale, for scores of standard deviation 1. It is
+# negligible if target and nontarget scores overlap, and keeps the optimum finite if they do not.
 RIDGE = 1e-10
 TOO_SURE = (
     "The validation trials are told apart without error, so ratios and decisions are far too sure: validate "
@@ -32,7 +32,7 @@ class Calibration:
 
     scale: float
     offset: float
-    is_too_sure: bool = False  # a threshold separates the trials that it was fitted on
+    is_too_sure: bool = False  # a threshold separates the fitted trials without error
 
     def apply(self, scores: ArrayLike) -> Floats:
         """Return log-likelihood ratios (T,) of scores (T,)."""
@@ -40,29 +40,29 @@ class Calibration:
 
 
 def fit_calibration(scores: ArrayLike, targets: ArrayLike, p_target: float = 0.01) -> Calibration:
-    """Fit the calibration of scores (T,) that costs least on these trials.
+    """Fit the calibration of scores (T,) with the lowest cost on these trials.
 
-    Cost is the mean over target trials of p_target * log(1 + exp(-x)) plus that over nontargets of
-    (1 - p_target) * log(1 + exp(x)), x = llr + logit(p_target). `p_target` is the effective prior: it takes
-    costs of errors in, and says which operating points matter most. Neither the scale and offset of scores
-    nor the share of target trials changes the ratios.
+    The cost is the mean over target trials of p_target * log(1 + exp(-x)) plus the mean over nontarget trials
+    of (1 - p_target) * log(1 + exp(x)), with x = llr + logit(p_target). `p_target` is the effective prior: it
+    includes the costs of errors and sets which operating points matter most. The ratios depend neither on
+    scale and offset of the scores nor on the share of target trials.
 
-    The scale is never negative: for scores that never change, or are higher for different speakers, it is 0,
-    and so is every ratio. Where a threshold separates the two kinds without error the best scale is infinite;
-    a tiny ridge makes it finite, and the ratios are far too sure. Raises ValueError for scores that are not
-    finite and trials of one kind.
+    The scale is never negative. It is 0, and so is every ratio, if all scores are equal or if higher scores
+    mean different speakers. If a threshold separates target from nontarget trials without error, the best
+    scale is infinite; a tiny ridge penalty makes it finite, but the ratios are far overconfident. Raises
+    ValueError for scores that are not finite, and if one kind of trial is missing.
     """
-    from sklearn.linear_model import LogisticRegression  # takes a second, and applying one does not need it
+    from sklearn.linear_model import LogisticRegression  # takes a second; `apply` does not need it
 
     values, is_target = checked_trials(scores, targets)
     if np.ptp(values) == 0:
         return Calibration(0.0, 0.0)
-    # Both kinds weigh the same in the unit that the ridge refers to, however many there are of each.
+    # Scores are standardised for the ridge penalty, with equal weight of target and nontarget trials.
     shares = np.where(is_target, 0.5 / is_target.sum(), 0.5 / (~is_target).sum())
     mean = float(values @ shares)
     deviation = math.sqrt((values - mean) ** 2 @ shares)
     units = ((values - mean) / deviation)[:, None]
-    # The weights sum to 1: so the ridge is that of the mean cost.
+    # The weights sum to 1, so the ridge penalty is relative to the mean cost.
     weights = 2 * shares * np.where(is_target, p_target, 1 - p_target)
     model = LogisticRegression(C=1 / RIDGE, solver="newton-cholesky", tol=1e-14, max_iter=200)
     model.fit(units, is_target, sample_weight=weights)
@@ -74,5 +74,5 @@ def fit_calibration(scores: ArrayLike, targets: ArrayLike, p_target: float = 0.0
 
 
 def posterior(llr: ArrayLike, p_target: float) -> Floats:
-    """Return the probability of the same speaker (any shape) of log-likelihood ratios at a prior."""
+    """Return the probability of the same speaker, given log-likelihood ratios (any shape) and a prior."""
     return np.asarray(expit(np.asarray(llr, dtype=np.float64) + logit(p_target)))

@@ -1,7 +1,7 @@
-"""Embeddings of many recordings: made once, by several processes where it pays, and kept in the run folder.
+"""Embed many recordings once, in several processes if that is faster, and cache the result in the run folder.
 
-One file per set of weights, front end and precision, named by a digest of them all. A recording is the same
-while its path, size and time of change are.
+The cache has one file per combination of weights, front-end code and precision, named by a digest of these. A
+recording counts as unchanged while its path, size and modification time stay the same.
 """
 
 import contextlib
@@ -24,35 +24,35 @@ from sslsv.runs.display import LiveLine
 from sslsv.runs.folder import RunFolder, absolute
 from sslsv.settings import refuse_if
 
-# Embeddings (N, D) of recordings, and why some can't be read: their rows are 0.
+# Embeddings (N, D), and {index: reason} of unreadable recordings, whose rows are 0.
 Embedded = tuple[Rows, dict[int, str]]
-Embed = Callable[[list[str], str], Embedded]  # of paths below a folder
+Embed = Callable[[list[str], str], Embedded]  # (paths, root folder) -> embeddings
 
-MANY_RECORDINGS = 1000  # More recordings than these are worth the start of other processes.
-PART_RECORDINGS = 16  # recordings that a process embeds at a time
-CPUS_PER_PROCESS = 0.5  # Ray only counts CPUs: a half leaves room for what it starts itself.
+MANY_RECORDINGS = 1000  # Starting other processes pays off for more recordings only.
+PART_RECORDINGS = 16  # recordings per job of a process
+CPUS_PER_PROCESS = 0.5  # Ray only counts CPUs; a half leaves room for what Ray starts itself
 
 
 def embed_files(encoder: SpeakerEncoder, paths: Sequence[str], root: str) -> Embedded:
-    """Embed recordings below a folder, packed or not, one after the other."""
+    """Embed recordings below a folder, packed or not, in this process."""
     recordings = open_recordings(root)
     return encoder.embedder().embed_recordings(lambda i: recordings.read_whole(paths[i]), len(paths))
 
 
 class EmbeddingStore:
-    """Keep embeddings by one encoder in the run folder; `embed` makes those that are not there."""
+    """Cache the embeddings of one encoder in the run folder; `embed` computes missing ones."""
 
     def __init__(self, encoder: SpeakerEncoder, folder: RunFolder, embed: Embed) -> None:
         self.folder, self.embed, self.dim = folder, embed, encoder.model.embedding_dim
         self.file = f"embeddings/{encoder.identity}.npz"
-        self.known: dict[str, tuple[tuple[int, int], Rows]] = {}  # path: its stamp, embedding (D,)
+        self.known: dict[str, tuple[tuple[int, int], Rows]] = {}  # path -> stamp, embedding (D,)
         if folder.has(self.file):
             with np.load(io.BytesIO(folder.read(self.file)), allow_pickle=False) as saved:
                 values = zip(map(tuple, saved["stamps"].tolist()), saved["embeddings"], strict=True)
                 self.known = dict(zip(saved["paths"].tolist(), values, strict=True))
 
     def get(self, paths: Sequence[str], root: str) -> Embedded:
-        """Embed the recordings below a folder that are new or have changed, and look the others up."""
+        """Return embeddings of recordings below a folder; only new and changed recordings are embedded."""
         recordings = open_recordings(root)
         places = [recordings.location(path) for path in paths]
         stamps = [
@@ -77,7 +77,7 @@ class EmbeddingStore:
         np.savez(buffer, paths=list(self.known), stamps=stamps, embeddings=rows)
         try:
             self.folder.write(self.file, buffer.getvalue())
-        except OSError as error:  # A run may lie where it can only be read.
+        except OSError as error:  # The run folder may be read-only.
             print(f"embeddings are not kept for the next time: {error}", file=sys.stderr)
 
 
@@ -85,12 +85,12 @@ class EmbeddingProcess:
     """Embed in one process with its own copy of the encoder, on one thread or one GPU."""
 
     def __init__(self, encoder: SpeakerEncoder, device: str) -> None:
-        torch.set_num_threads(1)  # processes side by side are faster than threads that share one recording
+        torch.set_num_threads(1)  # Parallel processes are faster than threads that share a recording.
         encoder.model.to(device)
         self.encoder = encoder
 
     def embed(self, number: int, paths: list[str], root: str) -> tuple[int, Embedded]:
-        """Embed the files of a part below a folder, which is known by its number."""
+        """Return the number of a part, as given, and the embeddings of its files below a folder."""
         return number, embed_files(self.encoder, paths, root)
 
 
@@ -98,12 +98,12 @@ class EmbeddingProcess:
 def embedding_by(
     encoder: SpeakerEncoder, count: int, workers: int | None, device: str | None
 ) -> Iterator[Embed]:
-    """Yield a function that embeds about `count` recordings: here if they are few, else in processes.
+    """Yield a function that embeds about `count` recordings: here if they are few, otherwise in processes.
 
-    These start when it is first called: where a cache holds all embeddings, none do. `workers` None starts
-    one per GPU of the machine or cluster that is free when the first process has started, or per CPU where
-    the encoder is on a CPU. The call raises CapacityError when there is no room. Raises ValueError for
-    several processes on one GPU that is named.
+    The processes start when the function is first called, so none start if all embeddings are cached.
+    `workers` None starts one per GPU of the machine or cluster (per CPU for an encoder on a CPU) that is free
+    once the first process has started. The function raises CapacityError if there is no room. Raises
+    ValueError if `workers` is given and `device` names one GPU.
     """
     is_one_gpu = device is not None and ":" in device
     refuse_if(
@@ -124,15 +124,15 @@ def embedding_by(
         pool = functools.cache(lambda: stack.enter_context(_processes(encoder, workers)))
 
         def embed(paths: list[str], root: str) -> Embedded:
-            # The size stands for the length, so that no file is opened. Equal lengths are neighbours and
-            # embedded together, the longest first, so the processes end at about the same time.
+            # Files are sorted by size, which stands for the length, so that none is opened. Equal lengths
+            # share a batch, and with the longest first all processes end at about the same time.
             order = np.argsort(-np.abs(open_recordings(root).sizes(paths)), kind="stable").tolist()
             parts = [order[i : i + PART_RECORDINGS] for i in range(0, len(order), PART_RECORDINGS)]
             rows, bad = np.zeros((len(paths), encoder.model.embedding_dim), np.float32), dict[int, str]()
             place, jobs = absolute(root), [(i, [paths[j] for j in part]) for i, part in enumerate(parts)]
-            # Unordered: else a process would wait for the slowest one before it gets another part.
+            # With ordered results, a process would wait for the slowest one before it gets another part.
             results = pool().map_unordered(lambda actor, job: actor.embed.remote(*job, place), jobs)
-            bar = tqdm(results, total=len(parts), desc="embedding", disable=None)  # on a terminal alone
+            bar = tqdm(results, total=len(parts), desc="embedding", disable=None)  # only on a terminal
             for number, (found, unreadable) in bar:
                 rows[parts[number]] = found
                 bad |= {parts[number][i]: why for i, why in unreadable.items()}
@@ -143,8 +143,8 @@ def embedding_by(
 
 @contextlib.contextmanager
 def _processes(encoder: SpeakerEncoder, workers: int | None) -> Iterator[Any]:
-    """Yield a Ray pool of processes that embed; see `embedding_by`."""
-    import ray  # few recordings need not wait for it
+    """Yield a Ray pool of embedding processes; see `embedding_by`."""
+    import ray  # Embedding a few recordings must not wait for this import.
 
     from sslsv.cluster.connect import connection
 
@@ -156,7 +156,7 @@ def _processes(encoder: SpeakerEncoder, workers: int | None) -> Iterator[Any]:
         remote = ray.remote(num_cpus=cpus, num_gpus=int(has_gpu))(EmbeddingProcess)
         actors: list[Any] = [remote.remote(shared, kind) for _ in range(most)]
         if workers is None:
-            ray.get(actors[0].__ray_ready__.remote())  # an autoscaler may have to add its machine first
+            ray.get(actors[0].__ray_ready__.remote())  # An autoscaler may have to add a machine.
             free = ray.available_resources().get("GPU" if has_gpu else "CPU", 0)  # type: ignore[no-untyped-call]
             actors += [remote.remote(shared, kind) for _ in range(int(free))]
         try:

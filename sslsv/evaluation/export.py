@@ -1,7 +1,7 @@
 """Pack a trained encoder into one file: safetensors, or an ONNX graph with the front end included.
 
-Reading a safetensors file takes nothing of what trains: `load_encoder("simclr.safetensors")(waveforms)`,
-(B, T) at 16 kHz, full scale 1 -> (B, D).
+A safetensors file can be read without the training code: `load_encoder("simclr.safetensors")(waveforms)` maps
+waveforms (B, T), 16 kHz, full scale 1, to embeddings (B, D).
 """
 
 import copy
@@ -27,9 +27,9 @@ OPSET = 18
 
 
 def pack_encoder(encoder: nn.Module, facts: dict[str, str]) -> bytes:
-    """Return a safetensors file with weights and settings of an encoder, and `facts` about it.
+    """Return the content of a safetensors file: weights and settings of an encoder, and `facts` about it.
 
-    A method that puts a network of its own around the encoder (CPC) is rebuilt from the fact `method`, JSON.
+    A method that wraps the encoder in a network of its own (CPC) is rebuilt from the fact `method` (JSON).
     """
     encoder = copy.deepcopy(encoder)
     _innermost(encoder).merge()
@@ -38,9 +38,9 @@ def pack_encoder(encoder: nn.Module, facts: dict[str, str]) -> bytes:
 
 
 def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
-    """Return the encoder in a file, on the CPU, in eval mode.
+    """Load the encoder in a safetensors file, on the CPU and in eval mode.
 
-    Raises FileNotFoundError, or ValueError when the content is foreign, damaged or of another version.
+    Raises FileNotFoundError, or ValueError if the file is damaged, of another kind or of another version.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no file {path}; `{command_name('export')} RUN` writes one")
@@ -51,7 +51,7 @@ def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
             if facts.get("format") != FORMAT:
                 raise ValueError(f"its format is {facts.get('format')!r}, not {FORMAT!r}")
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten
+        with torch.random.fork_rng(devices=[]):  # The random initial weights are overwritten.
             settings = json.loads(facts["encoder"])
             kind = registry.find("encoders", settings["name"])
             encoder: nn.Module = kind(build(kind.Config, settings))
@@ -66,15 +66,15 @@ def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
             f"({' '.join(str(error).split())[:200]}); it was written by version "
             f"{facts.get('sslsv_version', 'unknown')}: use that, or export it again"
         ) from error
-    # SpeakerEncoder keeps this memory format too: then embeddings are equal bit for bit.
+    # SpeakerEncoder uses this memory format too, so embeddings are equal bit for bit.
     return encoder.to(memory_format=torch.channels_last).eval()
 
 
 class ConvolutionalSpectrogram(nn.Module):
-    """Compute the features of a `Spectrogram` by operations that every ONNX runtime has and is fast at.
+    """Compute the features of a `Spectrogram` with operations that are fast in every ONNX runtime.
 
-    All that is done to a frame, up to its Fourier transform, is linear: one convolution with 514 kernels. It
-    takes less than a tenth of the network's multiplications; onnxruntime's own STFT is slower.
+    All operations on a frame, up to its Fourier transform, are linear and become one convolution with 514
+    kernels. It takes less than a tenth of the network's multiplications; onnxruntime's own STFT is slower.
     """
 
     basis: Tensor
@@ -88,8 +88,8 @@ class ConvolutionalSpectrogram(nn.Module):
         frames = torch.eye(len(window), dtype=torch.float64)
         if features.is_kaldi:
             frames = exact.emphasized(frames - frames.mean(1, keepdim=True))
-        spectra = torch.fft.rfft(frames * window, features.num_fft)  # (length of a frame, bins)
-        # Real, imaginary, real, imaginary ...: the order of the filterbank, whose rows are doubled for it.
+        spectra = torch.fft.rfft(frames * window, features.num_fft)  # (frame length, bins)
+        # Real and imaginary parts alternate; each row of the filterbank is repeated for both.
         kernels = torch.view_as_real(spectra).flatten(1).T
         self.register_buffer("basis", kernels.to(features.window.dtype)[:, None])
         self.register_buffer("filterbank", features.filterbank)
@@ -104,7 +104,7 @@ class ConvolutionalSpectrogram(nn.Module):
 
 
 def traceable(encoder: nn.Module) -> nn.Module:
-    """Return a copy of an encoder with `features` that ONNX can hold; ValueError for a recurrent part."""
+    """Return a copy of an encoder that can be exported to ONNX; raises ValueError for recurrent layers."""
     refuse_if(
         any(isinstance(part, nn.RNNBase) for part in encoder.modules()),
         f"{type(encoder).__name__} has a recurrent part, and PyTorch's exporter can't bring it into ONNX for "
@@ -119,17 +119,17 @@ def traceable(encoder: nn.Module) -> nn.Module:
 
 
 def pack_onnx(encoder: nn.Module, facts: dict[str, str]) -> bytes:
-    """Return an ONNX file of opset 18 with the encoder and its weights.
+    """Return the content of an ONNX file of opset 18 with the encoder and its weights.
 
-    Input `waveforms`, float32 (batch, samples) of full scale 1 at 16 kHz, at least `encoder.min_samples`;
-    output `embeddings`, float32 (batch, D), not normalised. `facts` and the settings become metadata.
+    The input is `waveforms`, float32 (batch, samples), 16 kHz, full scale 1, at least `encoder.min_samples`.
+    The output is `embeddings`, float32 (batch, D), not normalised. `facts` and settings become metadata.
     """
-    # The exporter warns of every optional library that is not there.
+    # The exporter warns about every optional library that is not installed.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     exported = traceable(encoder)
     min_samples = _innermost(encoder).min_samples
     batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=min_samples)
-    # The layout of what fused attention returns has no form in ONNX.
+    # ONNX cannot express the memory layout of the output of fused attention.
     with sdpa_kernel(SDPBackend.MATH):
         program: Any = torch.onnx.export(
             exported,
@@ -147,12 +147,12 @@ def pack_onnx(encoder: nn.Module, facts: dict[str, str]) -> bytes:
 
 
 def _innermost(network: nn.Module) -> Any:
-    # A method may put a network of its own around the encoder.
+    # A method may wrap the encoder in a network of its own.
     return getattr(network, "encoder", network)
 
 
 def _described(encoder: nn.Module) -> dict[str, str]:
-    # The place that training started from stays out: it is a path of the machine that trained.
+    # The initial weights (`init`, `weights`) are left out: they are paths on the training machine.
     settings = dataclasses.asdict(_innermost(encoder).config)
     return {
         "format": FORMAT,

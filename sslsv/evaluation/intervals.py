@@ -1,7 +1,7 @@
 """Confidence intervals of verification metrics by resampling speakers, not trials.
 
-A speaker's recordings meet in many trials, which succeed and fail together: to draw trials as if they were
-independent makes intervals too narrow (NIST's two-layer bootstrap, PMC5484007).
+Trials that share a speaker have correlated errors. Drawing trials as if they were independent would make
+intervals too narrow (NIST's two-layer bootstrap, PMC5484007).
 """
 
 from collections.abc import Iterator
@@ -36,15 +36,15 @@ def speaker_bootstrap(
 ) -> dict[str, Interval]:
     """Return 95 % percentile intervals of all metrics of scores (N,), by name.
 
-    The names are `eer`, `min_cllr`, `cllr`, and the `dcf_key` of both costs at each prior;
-    cllr and act_dcf take the scores for log-likelihood ratios. `enrol_speakers` and `test_speakers` (N,) say
-    who speaks in each trial.
+    The names are `eer`, `min_cllr`, `cllr`, and the `dcf_key` of the `min` and `act` costs at each prior.
+    `cllr` and `act` costs treat scores as log-likelihood ratios. `enrol_speakers` and `test_speakers` (N,)
+    are the speakers of each trial.
 
-    A replicate draws as many speakers as there are, with replacement; target trials of a speaker drawn w
-    times weigh w, nontarget trials of speakers a and b weigh w_a * w_b. A draw without target or nontarget
+    A replicate draws S of the S speakers, with replacement. Target trials of a speaker drawn w times have
+    weight w; nontarget trials of speakers a and b have weight w_a * w_b. A draw without target or nontarget
     trials is repeated. The result depends on the seed, not on the order of trials. With ten speakers or fewer
-    intervals are too narrow (in simulations 87 % instead of 95 % held the true EER); without a single error
-    they have no width.
+    intervals are too narrow (in simulations 87 % instead of 95 % contained the true EER). If a list has no
+    errors at all, they have zero width.
     """
     if replicates < 1:
         raise ValueError(f"replicates is {replicates}; there must be at least 1.")
@@ -57,7 +57,7 @@ def speaker_bootstrap(
     found: list[list[float]] = []
     draws = _draws(is_target, enrol_speakers, test_speakers, np.random.default_rng(seed))
     for weights in islice(draws, replicates):
-        # The weights are whole numbers, which float64 sums exactly.
+        # The weights are integers, which float64 sums exactly.
         hits, alarms = (
             np.bincount(at, weight, len(starts)).astype(np.int64)
             for at, weight in zip(runs, weights, strict=True)
@@ -79,8 +79,8 @@ def speaker_bootstrap(
 
 
 def _run_starts(curve: ErrorCurve) -> Floats:
-    # Returns the scores where runs of trials of one kind begin. No threshold within a run matters to the
-    # metrics: one point for each saves most of the work. Tied scores of both kinds are a run of their own.
+    # Returns the scores at which runs of trials of one kind begin. Thresholds within a run do not affect the
+    # metrics, so one point per run saves most of the work. Tied scores of both kinds form a run of their own.
     is_hit, is_alarm = np.diff(curve.misses) > 0, np.diff(curve.false_alarms) < 0
     is_mixed = is_hit & is_alarm
     is_start = is_mixed | np.concatenate(([True], (is_hit[1:] != is_hit[:-1]) | is_mixed[:-1]))
@@ -88,7 +88,7 @@ def _run_starts(curve: ErrorCurve) -> Floats:
 
 
 def _costs(values: Floats, is_target: Labels, p_targets: tuple[float, ...]) -> Floats:
-    # Returns costs (1 + P, N) of trials, whose means over target and nontarget trials add up to metrics.
+    # Returns costs (1 + P, N) of trials; a metric is the mean over target plus that over nontarget trials.
     rows = [np.logaddexp(0, np.where(is_target, -values, values)) / (2 * np.log(2))]
     for p_target in p_targets:
         is_wrong = (values >= metrics.bayes_threshold(p_target)) != is_target
@@ -99,8 +99,8 @@ def _costs(values: Floats, is_target: Labels, p_targets: tuple[float, ...]) -> F
 def _draws(
     is_target: Labels, enrol_speakers: ArrayLike, test_speakers: ArrayLike, generator: np.random.Generator
 ) -> Iterator[tuple[Floats, Floats]]:
-    # Yields the weights of target and of nontarget trials in draws of speakers, without end. Draws without a
-    # target or a nontarget trial are redrawn; at least 1 in 5 is usable.
+    # Yields the weights of target and of nontarget trials for endless draws of speakers. Draws without a
+    # target or a nontarget trial are repeated; at least 1 draw in 5 is usable.
     sides = np.stack((np.asarray(enrol_speakers), np.asarray(test_speakers)))
     names, numbers = np.unique(sides, return_inverse=True)
     one, other = numbers.reshape(2, -1)
@@ -116,10 +116,10 @@ def _draws(
 def speakers_from_trials(
     num_recordings: int, enrol: ArrayLike, test: ArrayLike, targets: ArrayLike
 ) -> tuple[Counts, Labels]:
-    """Number the speakers of recordings (R,), and mark the nontarget trials that contradict the numbers.
+    """Return speaker numbers (R,) of recordings, and a mask (N,) of nontarget trials that contradict them.
 
-    Recordings joined by target trials, also through others, are of one speaker; one in no target trial is a
-    speaker of its own. `enrol` and `test` (N,) are recording numbers, `targets` (N,) labels.
+    Recordings connected by target trials, directly or through other recordings, share a speaker. A recording
+    in no target trial is a speaker of its own. `enrol`, `test` (N,) are recording indices, `targets` labels.
     """
     first, second, is_target = np.asarray(enrol), np.asarray(test), np.asarray(targets, dtype=np.bool_)
     links = coo_array(

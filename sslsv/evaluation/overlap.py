@@ -1,9 +1,9 @@
 """Find training data in test lists, by speakers, paths and contents.
 
-A run keeps its training utterances in `trained_on.parquet`, with the size of each file; test lists are
-compared with it when training begins and in every evaluation. Contents are compared by the size of files and
-pieces of them: a copy in another format is not found. Recordings of packed folders are compared by their
-samples, but only with those of other packed folders.
+A run records its training utterances in `trained_on.parquet`, with the size of each file. Test lists are
+compared with this record when training begins and in every evaluation. Contents are compared by file size and
+pieces of the files, so a copy in another format is not found. Recordings of packed folders are compared by
+their samples, but only with recordings of other packed folders.
 """
 
 import os
@@ -25,31 +25,31 @@ from sslsv.evaluation.trials import open_training_side, path_parts, speaker_path
 from sslsv.runs.folder import RunFolder, absolute, below
 
 FILE = "trained_on.parquet"
-MAX_READ = 20_000  # training files read for a list: seconds on a disk, a minute over a network
-MAX_STAGES = 20  # runs of which each started from the one before
+MAX_READ = 20_000  # training files read per list; takes seconds on a disk, a minute over a network
+MAX_STAGES = 20  # longest chain of runs, each started from the weights of another
 NUM_NAMED = 5
 
-# What is shared by kind: how many are `shared` and `compared`, how many there are (`all`), and `examples`.
+# Kind (speakers, paths, contents) -> counts `shared`, `compared` and `all`, and `examples` of what is shared.
 Overlap = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """Hold the utterances that a run trained on, below the folder where they are now."""
+    """Hold the utterances that a run trained on; `root` is the folder that contains them now."""
 
     root: str
     paths: list[str]
-    speakers: list[str]  # of each path
-    sizes: npt.NDArray[np.int64]  # (N,) of `Recordings.sizes` when training began
+    speakers: list[str]  # the speaker of each path
+    sizes: npt.NDArray[np.int64]  # (N,) from `Recordings.sizes` when training began
 
     @classmethod
     def of(cls, root: str, manifest: Manifest) -> "TrainedOn":
-        """Look at the files of a manifest; a million take seconds to minutes."""
+        """Read the file sizes of a manifest; a million files take seconds to minutes."""
         return cls(root, manifest.paths, _speakers(manifest), open_recordings(root).sizes(manifest.paths))
 
     @classmethod
     def read(cls, folder: RunFolder, root: str) -> "TrainedOn | None":
-        """Read what a run has kept, if it has."""
+        """Read the record of a run; None if there is none."""
         if not folder.has(FILE):
             return None
         table = parquet.read_table(pa.BufferReader(folder.read(FILE)))
@@ -57,12 +57,12 @@ class TrainedOn:
         return cls(root, paths, speakers, table["size"].to_numpy())
 
     def is_of(self, manifest: Manifest) -> bool:
-        """Tell whether lists hold the same utterances of the same speakers, in the same order."""
+        """Return whether `manifest` has the same utterances and speakers in the same order."""
         return self.paths == manifest.paths and self.speakers == _speakers(manifest)
 
     def write(self, folder: RunFolder) -> None:
-        """Keep it in a run's folder: about 10 MB for a million utterances."""
-        # Names of files need not be valid UTF-8.
+        """Write the record to a run folder; about 10 MB for a million utterances."""
+        # File names need not be valid UTF-8.
         names = (pa.array(map(os.fsencode, each), pa.binary()) for each in (self.paths, self.speakers))
         table, sink = pa.table([*names, self.sizes], ["path", "speaker", "size"]), pa.BufferOutputStream()
         parquet.write_table(table, sink, compression="zstd")
@@ -74,10 +74,10 @@ def _speakers(manifest: Manifest) -> list[str]:
 
 
 def trained_on(config: Config, folder: RunFolder) -> tuple[list[TrainedOn], list[str]]:
-    """Return what a run learnt from, the runs before it by `encoder.init` included, and what can't be known.
+    """Return the training utterances of a run and of the runs that it started from, and notes on gaps.
 
-    Where a run has kept nothing (a trial of a sweep, a copied checkpoint), its lists are read again. An
-    imported encoder has lists in its settings that it was not trained on.
+    Runs without a record (a trial of a sweep, a copied checkpoint) have their lists read again. The training
+    utterances of an imported encoder are unknown: its settings name lists that it was not trained on.
     """
     found: list[TrainedOn] = []
     for _ in range(MAX_STAGES):
@@ -101,7 +101,7 @@ def trained_on(config: Config, folder: RunFolder) -> tuple[list[TrainedOn], list
 
 
 def find_overlap(trials: Trials, root: str, sources: Sequence[TrainedOn]) -> Overlap:
-    """Compare the recordings of trials, below `root`, with what was trained on: speakers, paths, contents."""
+    """Compare the recordings of trials, below `root`, with training data: speakers, paths and contents."""
     paths, columns, known = trials.paths, speaker_path_parts(trials), bool(sources)
     num_speakers = max(map(len, columns.values()), default=0)
     speakers, same_path, same_content = set[str](), set[int](), dict[int, str]()
@@ -111,10 +111,10 @@ def find_overlap(trials: Trials, root: str, sources: Sequence[TrainedOn]) -> Ove
         same_path |= _same_paths(root, paths, source)
         found, able = _same_contents(root, paths, source)
         same_content, compared = found | same_content, compared & able
-    # Where every speaker has one session, its folder tells speakers too: the same ones, by other names.
+    # If every speaker has one session, the session folder names speakers too; the larger overlap counts.
     shared = sorted(max((names & speakers for names in columns.values()), key=len, default=()))
     copies = [f"{paths[i]} ({same_content[i]})" for i in sorted(same_content.keys() - same_path)]
-    # Corpora of other people often use the same names, such as id00800 or 001.
+    # Different corpora often use the same names for different people, such as id00800 or 001.
     is_one_corpus = bool(same_path or same_content) or absolute(root) in {absolute(s.root) for s in sources}
 
     def part(names: list[str], num_compared: int, everything: int) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def find_overlap(trials: Trials, root: str, sources: Sequence[TrainedOn]) -> Ove
 
 
 def describe(name: str, overlap: Overlap) -> tuple[list[str], list[str]]:
-    """Return warnings of what a list shares, and remarks on what was compared in vain or could not be."""
+    """Return warnings about shared data, and remarks on doubtful, clean and impossible comparisons."""
     warnings, remarks, clean, unknown = list[str](), list[str](), list[str](), list[str]()
     for kind, found in overlap.items():
         shared, compared, everything = found["shared"], found["compared"], found["all"]
@@ -146,7 +146,7 @@ def describe(name: str, overlap: Overlap) -> tuple[list[str], list[str]]:
                 f"folder and without a recording in common: {examples}. If they are the same people, errors "
                 "on it are no test results."
             )
-        elif compared and not (kind == "contents" and overlap["paths"]["shared"]):  # those have one content
+        elif compared and not (kind == "contents" and overlap["paths"]["shared"]):  # implied by shared paths
             clean.append(f"{compared:,} {what}")
         if not everything:
             unknown.append(f"{what} (no path tells them)")
@@ -158,11 +158,11 @@ def describe(name: str, overlap: Overlap) -> tuple[list[str], list[str]]:
 
 
 def _speakers_of(source: TrainedOn, columns: dict[int, set[str]]) -> set[str]:
-    # Returns the speakers named by the train lists, and components of training paths that may name speakers:
-    # at the positions that name speakers in the trials (`columns`), and equal names anywhere, except numbers.
+    # Returns the speakers of the train lists, and components of training paths that may name speakers: all at
+    # the positions that name speakers in the trials (`columns`), and anywhere the same names, except numbers.
     found = set(source.speakers)
     words = {name for names in columns.values() for name in names if not name.isdigit()}
-    # Folders and names of files hold few different ones each, together a million.
+    # There are few distinct folders and few distinct file names, but up to a million distinct paths.
     ends = map(os.path.split, source.paths)
     for path in {part for folder, name in ends for part in (f"{folder}/", name)}:
         parts = path_parts(path)
@@ -172,8 +172,8 @@ def _speakers_of(source: TrainedOn, columns: dict[int, set[str]]) -> set[str]:
 
 
 def _same_paths(root: str, paths: Sequence[str], source: TrainedOn) -> set[int]:
-    # A recording is the same by its path below the folder, or by all of it, with whatever suffix. A part of
-    # one counts as the whole.
+    # Recordings are the same if their paths below the folder, or their absolute paths, are equal without the
+    # suffix. A segment counts as its entire recording.
     def stems(of: Iterable[str], folder: str) -> Iterator[tuple[int, str]]:
         for i, path in enumerate(of):
             for place in ("", absolute(folder)):
@@ -185,14 +185,14 @@ def _same_paths(root: str, paths: Sequence[str], source: TrainedOn) -> set[int]:
 
 def _same_contents(root: str, paths: Sequence[str], source: TrainedOn) -> tuple[dict[int, str], set[int]]:
     # Returns {index of a test recording: training recording of the same content}, and the indices that could
-    # be compared. Files are read in order of how rare their size is in training, up to MAX_READ files.
+    # be compared. Training files of the rarest sizes are read first, up to MAX_READ files.
     try:
         listed, trained = open_recordings(root), open_recordings(source.root)
-    except (ValueError, OSError):  # object storage that is gone
+    except (ValueError, OSError):  # The object storage is gone.
         return {}, set()
     sizes = listed.sizes(paths)
     values, counts = np.unique(source.sizes[source.sizes != -1], return_counts=True)
-    if not len(values):  # their files were not there either when the list was made
+    if not len(values):  # The files were missing when the record was made.
         return {}, set()
     rivals = np.where(np.isin(sizes, values), counts[np.searchsorted(values, sizes) % len(values)], 0)
     is_able = (sizes != -1) & ((sizes < -1) == (values[0] < -1))  # both are files, or both packed

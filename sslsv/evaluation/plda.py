@@ -1,8 +1,9 @@
-"""Log-likelihood ratios of trials by probabilistic linear discriminant analysis (PLDA), learnt with labels.
+"""Score trials with PLDA (probabilistic linear discriminant analysis), which is fitted with speaker labels.
 
-An embedding is the speaker's voice plus what differs between recordings, both Gaussian, with covariances B
-and W (the two-covariance model, Bruemmer and de Villiers, Odyssey 2010). Before it come unit length, LDA, and
-unit length again, which makes embeddings more Gaussian (Garcia-Romero and Espy-Wilson, Interspeech 2011).
+An embedding is modelled as the speaker's voice plus a deviation of the recording, both Gaussian, with
+covariances B and W (the two-covariance model, Bruemmer and de Villiers, Odyssey 2010). Embeddings are first
+scaled to unit length, projected by LDA, and scaled to equal length again, which makes them more Gaussian
+(Garcia-Romero and Espy-Wilson, Interspeech 2011). Scores are log-likelihood ratios.
 """
 
 from dataclasses import dataclass
@@ -15,22 +16,22 @@ from scipy.sparse import coo_array
 from sslsv.evaluation.scoring import Floats, Indices, unit_rows
 from sslsv.settings import refuse_if
 
-ITERATIONS = 20  # of expectation and maximisation; with tens of utterances per speaker, few are needed
+ITERATIONS = 20  # EM iterations; few are needed for tens of utterances per speaker
 TILE_ROWS = 10_000  # trials scored at a time
 
 
 @dataclass(frozen=True)
 class Plda:
-    """Score pairs of embeddings by how much likelier one speaker makes them than two."""
+    """Score pairs of embeddings by the likelihood of one speaker relative to that of two speakers."""
 
-    mean: Floats  # (D,) of the training embeddings at unit length
-    lda: Floats  # (D, P) projection, in which the covariance of recordings is I
-    basis: Floats  # (P, P) from there to coordinates in which W is I and B is diagonal
-    centre: Floats  # (P,) mean of the voices in these coordinates
+    mean: Floats  # (D,) mean of the unit-length training embeddings
+    lda: Floats  # (D, P) projection to a space in which the covariance within speakers is I
+    basis: Floats  # (P, P) from LDA space to coordinates in which W is I and B is diagonal
+    centre: Floats  # (P,) mean of the voices in the coordinates of `basis`
     between: Floats  # (P,) diagonal of B
 
     def normalised(self, embeddings: ArrayLike) -> Floats:
-        """Return embeddings (N, P) projected by LDA, of length sqrt(P)."""
+        """Return embeddings (N, P) projected by LDA and scaled to length sqrt(P)."""
         rows = unit_rows(embeddings).astype(np.float64)
         return _of_length_sqrt_dim((rows - self.mean) @ self.lda)
 
@@ -38,7 +39,7 @@ class Plda:
         """Return natural log-likelihood ratios (T,) of rows `enrol[t]` and `test[t]` of embeddings (N, D)."""
         rows = self.normalised(embeddings) @ self.basis - self.centre
         first, second, b = np.asarray(enrol), np.asarray(test), self.between
-        # In each coordinate the pair has variances 1 + b and, if of one speaker, covariance b.
+        # In each coordinate both embeddings have variance 1 + b; for one speaker their covariance is b.
         constant = np.sum(np.log1p(b) - 0.5 * np.log1p(2 * b))
         alone = -0.5 * np.square(rows) @ (b**2 / ((1 + 2 * b) * (1 + b)))
         weighted, found = rows * (b / (1 + 2 * b)), np.empty(len(first))
@@ -50,7 +51,7 @@ class Plda:
 
 
 def check_speakers(speakers: ArrayLike, dim: int, lda_dim: int | None = None) -> None:
-    """Raise ValueError where PLDA can't be fitted to utterances of these speakers (N,), embedded in `dim`."""
+    """Raise ValueError if PLDA can't be fitted to embeddings of `dim` dimensions of `speakers` (N,)."""
     num_utterances, num_speakers = np.size(speakers), len(np.unique(speakers))
     refuse_if(
         num_speakers < 2 or num_speakers == num_utterances,
@@ -71,10 +72,10 @@ def check_speakers(speakers: ArrayLike, dim: int, lda_dim: int | None = None) ->
 
 
 def fit_plda(embeddings: ArrayLike, speakers: ArrayLike, lda_dim: int | None = None) -> Plda:
-    """Fit to training embeddings (N, D) of `speakers` (N,), by expectation and maximisation.
+    """Fit PLDA to training embeddings (N, D) of `speakers` (N,) by expectation-maximisation.
 
-    `lda_dim` None keeps min(D, speakers - 1) dimensions. Raises ValueError as `check_speakers`, and for
-    embeddings that are not finite or do not differ between recordings.
+    `lda_dim` None keeps min(D, number of speakers - 1) dimensions. Raises ValueError as `check_speakers`
+    does, and for embeddings that are not finite or do not differ between recordings.
     """
     rows = unit_rows(embeddings).astype(np.float64)
     check_speakers(speakers, rows.shape[1], lda_dim)
@@ -95,9 +96,9 @@ def fit_plda(embeddings: ArrayLike, speakers: ArrayLike, lda_dim: int | None = N
 
 
 def _two_covariances(counts: Floats, means: Floats, scatter: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return basis, centre and diagonal of B by maximum likelihood; see `Plda`.
+    """Return the maximum-likelihood basis, centre and diagonal of B; see `Plda`.
 
-    Every round goes on in coordinates where W is I and B diagonal, so that all that is inverted is numbers.
+    Every iteration uses coordinates in which W is I and B is diagonal, so that no matrix is inverted.
     """
     num_speakers, dim = means.shape
     num_rows, times = counts.sum(), counts[:, None]
@@ -107,7 +108,7 @@ def _two_covariances(counts: Floats, means: Floats, scatter: Floats) -> tuple[Fl
     for _ in range(ITERATIONS):
         b, turn = _diagonal(between, within)
         basis, centre, means, scatter = basis @ turn, centre @ turn, means @ turn, turn.T @ scatter @ turn
-        variances = b / (1 + times * b)  # of a speaker's voice, given the recordings
+        variances = b / (1 + times * b)  # posterior variances of each speaker's voice
         voices = times * variances * means
         shift, rest = voices.mean(axis=0), means - voices
         between = (voices - shift).T @ (voices - shift) / num_speakers + np.diag(variances.mean(axis=0))
@@ -123,7 +124,7 @@ def _diagonal(between: Floats, within: Floats) -> tuple[Floats, Floats]:
 
 
 def _statistics(rows: Floats, labels: Indices) -> tuple[Floats, Floats, Floats]:
-    # Returns each speaker's count (S,) and mean (S, P), and the scatter (P, P) of recordings around them.
+    # Returns each speaker's count (S,) and mean (S, P), and the scatter (P, P) of rows around the means.
     counts = np.bincount(labels).astype(np.float64)
     means = coo_array((np.ones(len(rows)), (labels, np.arange(len(rows))))) @ rows / counts[:, None]
     around = rows - means[labels]

@@ -1,7 +1,7 @@
-"""The probe: the same views of the same training utterances at every validation, measured without labels.
+"""Measure an encoder without labels, at every validation on the same views of the same training utterances.
 
-The views of an utterance are crops that do not overlap, each in a room, with a noise and at a level of its
-own: what they share is the voice, and the recording's own channel as far as the new one does not cover it.
+The views of an utterance are crops that do not overlap, each with a simulated room, noise and level of its
+own. They share the voice, and the recording's own channel as far as the simulated one does not mask it.
 """
 
 import os
@@ -24,17 +24,17 @@ from sslsv.evaluation.diagnostics import label_free_report
 from sslsv.evaluation.verification import Embedder, failing_together
 from sslsv.ops import distributed
 
-# No training gets to this epoch, so the probe draws other crops and rooms than any training does.
+# No training reaches this epoch, so the crops and rooms of the probe differ from those of any training.
 PROBE_EPOCH = 2**32
-MAX_OPENED = 8  # So many recordings per utterance are opened in search of ones that are long enough.
+MAX_OPENED = 8  # most recordings opened per chosen utterance, in search of long enough ones
 
 
 class Probe:
-    """Measure an encoder by views of a sample of the training utterances, pure in settings and lists.
+    """Measure an encoder on views of a sample of training utterances, fixed by settings and lists.
 
-    Each worker draws the views of its share at the first measurement and keeps them, as int16. An utterance
-    whose recording can't be opened is replaced, one that turns out unreadable afterwards is left out. All
-    workers must measure together, but need not make the probe so: one may fail. Raises as `ViewMaker` does.
+    Each worker draws the views of its share at the first measurement and keeps them as int16. An utterance
+    whose recording can't be opened is replaced; an utterance that turns out unreadable later is left out. All
+    workers must call `measure` together. The constructor does not communicate and raises as `ViewMaker`.
     """
 
     def __init__(self, manifest: Manifest, config: Config) -> None:
@@ -45,26 +45,26 @@ class Probe:
             speeds=(1.0,),
             speeds_are_classes=False,
             augment=channel_of(config.data.augment),
-            # Files are used once, but kept as long as the run.
+            # Noise and room files are used only once, but would stay in the cache until the run ends.
             bank_cache_mb=min(config.data.bank_cache_mb, 16),
         )
         views = [("views", probe.views, probe.crop_seconds, False)]
         self.maker = ViewMaker(manifest, views, data, config.seed, are_disjoint=True)
         sample: tuple[list[int], dict[str, str]] = [], {}
         if distributed.is_main():
-            # Chosen by name, so that lists that leave some utterances out, as a loop's do, share the rest.
+            # The order depends on names only: lists that drop utterances (as in loops) share the others.
             keys = [name_key(b"%d " % config.seed + os.fsencode(path), 8) for path in manifest.paths]
             order = sorted(range(len(manifest)), key=keys.__getitem__)
             recordings = open_recordings(config.data.root)
             num_samples = probe.views * round(probe.crop_seconds * SAMPLE_RATE)
             sample = choose(recordings, manifest.paths, order, probe.utterances, num_samples)
-        self.utterances, self.bad_recordings = sample  # of the other workers, at the first measurement
+        self.utterances, self.bad_recordings = sample  # Other workers get it at the first measurement.
 
     def measure(self, embedder: Embedder) -> dict[str, float]:
-        """Return `label_free/<name>` of the encoder as it is now; see `diagnostics.label_free_report`.
+        """Return `label_free/<name>` -> value for the encoder; see `diagnostics.label_free_report`.
 
-        Raises ValueError, the same on every worker, when fewer than two utterances can be read or an
-        embedding is not finite.
+        Raises the same ValueError on every worker if fewer than two utterances can be read or an embedding
+        is not finite.
         """
         views = self._embed(embedder)
         if len(views) < 2:
@@ -77,17 +77,17 @@ class Probe:
                 "The embeddings are not finite, so the weights are not: lower optimizer.learning_rate or set "
                 "optimizer.clip_norm."
             )
-        # One worker measures for all, who must choose alike: machines differ in a decomposition's last bit.
+        # One worker measures for all: decompositions differ between machines, but choices must not.
         values = label_free_report(views) if distributed.is_main() else {}
         return {f"label_free/{name}": value for name, value in distributed.broadcast_object(values).items()}
 
     def describe(self) -> dict[str, int]:
-        """Count utterances and views, for the report."""
+        """Return the numbers of utterances and views, for the report."""
         return {"utterances": len(self.utterances), "views": self.num_views}
 
     @cached_property
     def _views(self) -> npt.NDArray[np.int16]:
-        # (N of this worker, Q, T), of utterances that the main worker has chosen for all.
+        # Returns (N, Q, T) for this worker's share of the utterances, which the main worker chose for all.
         chosen = self.utterances, self.bad_recordings
         self.utterances, self.bad_recordings = distributed.broadcast_object(chosen)
         mine = np.array(self.utterances, dtype=np.int64)[self._share()]
@@ -104,7 +104,7 @@ class Probe:
         """Return embeddings (N, Q, D) of all readable utterances, on the CPU of every worker."""
         flat, dim = self._views.reshape(-1, self._views.shape[-1]), embedder.model.embedding_dim
         size = max(1, int(embedder.batch_seconds / self.crop_seconds))
-        # Ranks count small directions, which bf16 fills with rounding errors: LiDAR would be up to doubled.
+        # Ranks count weak directions, which bf16 fills with rounding errors: LiDAR would be up to doubled.
         exact = Embedder(embedder.model, embedder.device, "fp32", embedder.batch_seconds)
         with failing_together():
             mine = [exact.embed(flat[i : i + size]) for i in range(0, len(flat), size)]
@@ -120,10 +120,10 @@ class Probe:
 def choose(
     recordings: Recordings, paths: list[str], order: list[int], count: int, enough_samples: int
 ) -> tuple[list[int], dict[str, str]]:
-    """Choose the first `count` utterances of an order that have enough samples, else the longest ones opened.
+    """Return the first `count` utterances of `order` with enough samples, else the longest ones opened.
 
-    Utterance i is `paths[i]`. At most 8 `count` are opened; those that can't be are passed over, and the
-    reasons returned by path.
+    Utterance i is `paths[i]`. At most 8 * `count` recordings are opened. Unreadable ones are skipped and
+    returned as {path: reason}.
     """
     lengths, bad, num_enough = dict[int, int](), dict[str, str](), 0
     for utterance in order[: MAX_OPENED * count]:

@@ -1,7 +1,7 @@
-"""Scores and errors of trial lists: one encoder's scorings of a list, their metrics with intervals.
+"""Score trial lists with one encoder, in one or more ways (scorings), and compute metrics with intervals.
 
-Validation trials, the cohort and, for PLDA, training utterances are all that anything is fitted to; test
-trials are only counted.
+Calibrations are fitted to validation trials; score normalisation uses a cohort of training utterances, PLDA
+is fitted to training utterances. Nothing is fitted to test trials.
 """
 
 import contextlib
@@ -34,42 +34,42 @@ from sslsv.runs.display import LiveLine
 from sslsv.runs.folder import RunFolder
 
 P_TARGETS = (0.01, 0.05)
-# Said of a list whose paths do not name speakers.
+# The note on a list whose paths do not name the speakers.
 UNNAMED = (
     "No part of the paths of {} tells who speaks: for intervals, speakers are the groups of recordings that "
     "target trials join. If a speaker's recordings are in several groups, intervals are too narrow."
 )
-CALIBRATED = "_calibrated"  # ends the name of a scoring whose ratios a calibration has made
-# PLDA gains little from more, which take hours to embed: of VoxCeleb2's speakers these are 17 each.
+CALIBRATED = "_calibrated"  # suffix of the names of calibrated scorings
+# More utterances take hours to embed and improve PLDA little. VoxCeleb2 gives 17 for each speaker.
 MAX_PLDA_UTTERANCES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """Say how trials are scored, beyond the cosine that is always there."""
+    """Hold the settings of a scoring; cosines, centred if `is_centred`, are always computed as well."""
 
     norm: Kind | None = None
-    cohort_size: int = 1000  # training utterances, as they are: no label is used
+    cohort_size: int = 1000  # training utterances, used without labels
     top: int = 300  # cohort scores that AS-norm keeps per recording
     is_centred: bool = False  # subtract the cohort's mean embedding first
     replicates: int = 1000  # draws of speakers for the intervals; 0 = no intervals
-    is_plda: bool = False  # fit PLDA to the speakers of training utterances: labels are used
-    lda_dim: int | None = None  # dimensions that PLDA keeps
+    is_plda: bool = False  # fit PLDA to training utterances with their speaker labels
+    lda_dim: int | None = None  # dimensions that PLDA keeps; None: as many as possible
 
     @property
     def needs_cohort(self) -> bool:
-        """Tell whether scores depend on training utterances, heard without their labels."""
+        """Return whether scores depend on a cohort: training utterances without their labels."""
         return self.norm is not None or self.is_centred
 
     def num_training(self, manifest: Manifest | None) -> int:
-        """Return how many training utterances the scores depend on."""
+        """Return the number of training utterances that the scores depend on."""
         most = MAX_PLDA_UTTERANCES if self.is_plda else self.cohort_size
         return 0 if manifest is None else min(len(manifest), most)
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Score trials, given what a scoring learns from training utterances."""
+    """Score trials with a cohort or a PLDA from training utterances, if the scoring needs one."""
 
     scoring: Scoring
     cohort: Rows | None = None  # embeddings (C, D)
@@ -77,7 +77,7 @@ class Scorer:
 
     @classmethod
     def fit(cls, scoring: Scoring, store: EmbeddingStore, manifest: Manifest | None, root: str) -> "Scorer":
-        """Learn from a seeded sample of a training `manifest`, if any; raises ValueError with a sentence."""
+        """Fit the scoring to a seeded sample of `manifest`, if any; raises ValueError if this fails."""
         if manifest is None:
             return cls(scoring)
         order = np.random.default_rng(0).permutation(len(manifest))
@@ -95,7 +95,7 @@ class Scorer:
         return cls(scoring, cohort, fit_plda(cohort, speakers, scoring.lda_dim))
 
     def scores(self, embeddings: Rows, enrol: Indices, test: Indices) -> dict[str, Floats]:
-        """Return scores (T,) of pairs of rows of embeddings (R, D) by scoring, the principal one first."""
+        """Return scores (T,) of pairs of rows of embeddings (R, D), by scoring; the main scoring is first."""
         name, pairs, cohort = "cosine", (enrol, test), self.cohort
         if self.scoring.is_centred and cohort is not None:
             cohort = unit_rows(cohort)
@@ -111,7 +111,7 @@ class Scorer:
         return {f"{name}_{norm}_norm": normalised, name: plain}
 
     def in_words(self, name: str) -> str:
-        """Return a scoring's name for readers: `cosine, AS-norm (598 training utterances, top 300)`."""
+        """Return a scoring's title for reports: `cosine, AS-norm (598 training utterances, top 300)`."""
         base, norm = name.removesuffix(CALIBRATED), self.scoring.norm
         words = "centred cosine" if self.scoring.is_centred else "cosine"
         if base == "plda" and self.plda is not None:
@@ -126,13 +126,13 @@ class Scorer:
 def training_side(
     config: Config, scoring: Scoring, *, is_calibrated: bool
 ) -> tuple[Manifest | None, TrialSet | None]:
-    """Open a run's training utterances and validation trials, each None where it is not needed."""
+    """Open a run's training utterances and validation trials; each is None if it is not needed."""
     needs_training = scoring.needs_cohort or scoring.is_plda
     if not needs_training and not (is_calibrated and config.evaluation.has_validation_trials):
         return None, None
     validation_list = config.evaluation.validation
     try:
-        if not needs_training and validation_list is not None:  # the train lists may be gone
+        if not needs_training and validation_list is not None:  # The train lists may be gone.
             return None, listed_trials(config.data.root, validation_list)
         manifest, validation = open_training_side(config)
     except (ValueError, OSError) as error:
@@ -146,12 +146,12 @@ def training_side(
 def notes(
     encoder: SpeakerEncoder, scoring: Scoring, lists: Sequence[TrialList], validation: TrialSet | None
 ) -> list[str]:
-    """Return sentences that a reader of the results needs: which labels were used, and for what."""
-    found, chosen_on = list(encoder.notes), list[tuple[str, Trials]]()  # folders and trials
+    """Return notes on the results, such as which labels were used and for what."""
+    found, chosen_on = list(encoder.notes), list[tuple[str, Trials]]()  # root folders and trials
     for each in encoder.parts if validation is None else ():
         root, name = each.config.data.root, each.config.evaluation.validation
         if name is not None:
-            with contextlib.suppress(ValueError, OSError):  # it is not needed here, and may be gone
+            with contextlib.suppress(ValueError, OSError):  # The list may be gone; it is not needed.
                 chosen_on.append((root, listed_trials(root, name).trials))
     if validation is not None:
         chosen_on.append((encoder.config.data.root, validation.trials))
@@ -188,9 +188,9 @@ def evaluate(
     *,
     is_lenient: bool,
 ) -> tuple[list[TrialList], dict[str, Calibration]]:
-    """Score and measure every list; the calibrations, by the name of the scoring, are returned too.
+    """Return every list with its scores and metrics, and the calibrations by name of the scoring.
 
-    Recordings that can't be read raise ValueError, or are left out and counted if `is_lenient`.
+    Unreadable recordings raise ValueError; if `is_lenient`, their trials are left out and counted instead.
     """
     calibrations, left_out = dict[str, Calibration](), dict[str, int]()
     if validation is not None:
@@ -229,7 +229,7 @@ def evaluate(
 def measure(
     item: TrialList, scorer: Scorer, calibrations: Mapping[str, Calibration], embeddings: Rows
 ) -> TrialList:
-    """Measure the scores of a list, and the ratios that calibrations (not those of scale 0) make of them."""
+    """Return the list with its scores, calibrated scores (not for a calibration of scale 0) and metrics."""
     trials, targets, replicates = item.trials, item.trials.targets, scorer.scoring.replicates
     speakers, scores = speakers_of(trials), scorer.scores(embeddings, trials.enrol, trials.test)
     ratios = {
@@ -250,7 +250,7 @@ def measure(
 
 
 def _metrics_of(scores: Floats, targets: Labels, *, is_ratio: bool) -> dict[str, dict[str, float]]:
-    # The Cllr of scores that are no ratios yet is there for comparison.
+    # The Cllr of uncalibrated scores is reported for comparison only.
     curve = ErrorCurve.of(scores, targets)
     table = {
         "eer": {"value": curve.eer(), "threshold": curve.eer_threshold()},
@@ -265,11 +265,11 @@ def _metrics_of(scores: Floats, targets: Labels, *, is_ratio: bool) -> dict[str,
 
 
 def write_results(out: RunFolder, evaluation: dict[str, Any], lists: Sequence[TrialList]) -> None:
-    """Write evaluation.json and scores into the folder `out`, in place of an earlier evaluation.
+    """Write evaluation.json and the scores to the folder `out`, replacing an earlier evaluation.
 
-    A file of scores can be read as a list: `1|0 enrol test` and a column per scoring, named in line 1.
+    A score file can be read as a trial list: `1|0 enrol test` and a column per scoring, named in line 1.
     """
-    if out.has("evaluation.json"):  # Without it the folder may be anyone's, and nothing in it is deleted.
+    if out.has("evaluation.json"):  # Otherwise the files may belong to something else and are kept.
         out.delete_folder("scores")
     for item in lists:
         trials, rows = item.trials, [["#target", "enrolment", "test", *item.scores]]
@@ -282,7 +282,7 @@ def write_results(out: RunFolder, evaluation: dict[str, Any], lists: Sequence[Tr
 
 
 def keep_calibration(encoder: SpeakerEncoder, calibration: Calibration) -> None:
-    """Add a calibration of cosines to the weights' folder, where `verify` finds it; OSError."""
+    """Add a calibration of cosines to the folder of the weights, where `verify` finds it; raises OSError."""
     folder = RunFolder.at(encoder.run)
     known: dict[str, Any] = folder.read_json(CALIBRATION_FILE) if folder.has(CALIBRATION_FILE) else {}
     known[encoder.identity] = {"calibration": asdict(calibration), **encoder.describe()}

@@ -1,8 +1,8 @@
-"""Scores of trials from embeddings: cosines, and cosines normalised by those with a cohort.
+"""Score trials by the cosine of embeddings, optionally normalised with a cohort.
 
-Score normalisation asks how unusual a cosine is, given those of the same recordings with a cohort of others.
-The forms are those of Matejka et al., Interspeech 2017; as-norm is their AS-norm1, where each side has its
-own top scores. Deviations are those of the population, as in wespeaker.
+Score normalisation compares a cosine with the cosines between the same recordings and a cohort of other
+recordings. The formulas are those of Matejka et al., Interspeech 2017; as-norm is their AS-norm1, in which
+each side has its own top scores. Standard deviations are those of the population, as in wespeaker.
 """
 
 from typing import Literal
@@ -15,17 +15,17 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Kind = Literal["z", "t", "s", "as"]
 
-TILE_ELEMENTS = 4_000_000  # float32 values of work space at a time: 16 MB
-# A product inside a matrix product is this much cheaper than one whose rows are first gathered from all over.
+TILE_ELEMENTS = 4_000_000  # float32 values of working memory: 16 MB
+# A dot product within a matrix product is this many times cheaper than one of two gathered rows.
 GEMM_ADVANTAGE = 64
-# Cosines in float32 are rounded by about 1e-7, so that a smaller deviation is nothing but rounding.
+# Cosines in float32 have rounding errors of about 1e-7; a smaller deviation is considered zero.
 MIN_DEVIATION = 1e-6
 
 
 def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> Rows:
     """Return the cosine (T,) in [-1, 1] of rows `enrol[t]` and `test[t]` of the embeddings (N, D).
 
-    An embedding of zeros scores 0 with everything. Raises ValueError for embeddings that are not finite.
+    An all-zero embedding has cosine 0 with all others. Raises ValueError for embeddings that are not finite.
     """
     rows, first, second = unit_rows(embeddings), np.asarray(enrol), np.asarray(test)
     scores = np.empty(len(first), dtype=np.float32)
@@ -33,7 +33,7 @@ def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> R
     seconds, second_at = _used_rows(second, len(rows))
     both, at = _used_rows(np.concatenate((first, second)), len(rows))
     is_folded = len(both) ** 2 < 2 * len(firsts) * len(seconds)
-    if is_folded:  # A trial scores the same either way round: half the products do.
+    if is_folded:  # Cosines are symmetric, so half of the products suffice.
         firsts = seconds = both
         first_at, second_at = np.maximum(*np.split(at, 2)), np.minimum(*np.split(at, 2))
     if len(firsts) * len(seconds) > GEMM_ADVANTAGE * len(first):
@@ -42,10 +42,10 @@ def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> R
             part = slice(start, start + height)
             scores[part] = np.einsum("td,td->t", rows[first[part]], rows[second[part]])
         return np.clip(scores, -1, 1, out=scores)
-    # Blocks of enrolment rows meet all test rows in one matrix product, from which the trials are picked.
+    # Each block of enrolment rows is multiplied with all test rows; the trials are picked from the product.
     tested, height = rows[seconds].T, max(1, TILE_ELEMENTS // max(len(seconds), 1))
     block = (first_at // height).astype(np.uint16 if len(firsts) < 2**16 else np.int64)
-    order = np.argsort(block, kind="stable")  # ten times as fast where 16 bits hold the numbers
+    order = np.argsort(block, kind="stable")  # ten times as fast for 16-bit integers
     parts = np.split(order, np.cumsum(np.bincount(block)))
     for start, trials in zip(range(0, len(firsts), height), parts, strict=False):
         stop = start + height
@@ -65,10 +65,10 @@ def normalise_scores(
 ) -> Floats:
     """Return normalised scores (T,): (score - mean) / deviation of the cosines with the cohort rows (C, D).
 
-    z takes those of the enrolment recording, t those of the test recording, s the mean of both; as is s with
-    each recording's `top` highest cosines only, and s itself where the cohort is no larger. `scores` (T,) are
-    cosines of rows `enrol` and `test` of the embeddings (N, D). Each recording meets the cohort once, however
-    many trials it is in. Raises ValueError for a cohort of 1 row, or rows all alike.
+    Mean and deviation are those of the enrolment recording for `z`, of the test recording for `t`; `s` is the
+    mean of both results. `as` is `s` with only the `top` highest cosines of each recording; it equals `s` for
+    a cohort with no more rows. `scores` (T,) are cosines of rows `enrol` and `test` of the embeddings (N, D).
+    Each recording is compared with the cohort once. Raises ValueError for a cohort of 1 row or of equal rows.
     """
     others, values = unit_rows(cohort), np.asarray(scores, dtype=np.float64)
     count = min(top, len(others)) if kind == "as" else len(others)
@@ -85,7 +85,7 @@ def normalise_scores(
 
 
 def unit_rows(embeddings: ArrayLike) -> Rows:
-    """Return rows (N, D) of length 1, float32; zeros stay zeros. ValueError for rows that are not finite."""
+    """Return rows (N, D) scaled to length 1, float32; zeros stay zeros. Raises ValueError if not finite."""
     rows = np.asarray(embeddings, dtype=np.float32)
     largest = np.abs(rows).max(axis=1, keepdims=True)
     if not np.isfinite(largest).all():
@@ -94,14 +94,14 @@ def unit_rows(embeddings: ArrayLike) -> Rows:
             f"{len(wrong)} of {len(rows)} embeddings are not finite, the first is row {wrong[0]}: the model "
             "has diverged (train it with a lower optimizer.learning_rate), or fp16 is too narrow for it"
         )
-    # Squares of large values would overflow, so the largest is made 1 first.
+    # Squares of large values would overflow, so each row is first divided by its largest value.
     scaled = rows / np.where(largest > 0, largest, 1)
     scaled /= np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1)  # at least 1 unless all are zero
     return np.asarray(scaled, dtype=np.float32)
 
 
 def _used_rows(indices: Indices, num_rows: int) -> tuple[Indices, Indices]:
-    # Returns what `np.unique` does with `return_inverse`, without its sort: a third of the time of scoring.
+    # Equals `np.unique` with `return_inverse`, without its sort, which took a third of the scoring time.
     is_used = np.zeros(num_rows, dtype=bool)
     is_used[indices] = True
     return np.flatnonzero(is_used), (np.cumsum(is_used) - 1)[indices]

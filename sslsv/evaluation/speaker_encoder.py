@@ -1,4 +1,4 @@
-"""A trained encoder, ready to use: load it, embed recordings, compare them.
+"""Load a trained encoder, embed recordings with it and compare them.
 
 encoder = SpeakerEncoder.load("runs/simclr")
 encoder.embed("a.wav")                               # (D,)
@@ -38,7 +38,7 @@ Recording = str | os.PathLike[str] | Floats | npt.NDArray[np.int16]
 
 NUM_AVERAGED = 10  # newest checkpoints in an average
 CALIBRATION_FILE = "calibration.json"
-# Code that turns a file into embeddings. `identity` digests it, so that changes invalidate cached embeddings.
+# The code that turns a file into an embedding. `identity` hashes it: a change invalidates cached embeddings.
 FRONT_END = (
     *("data/audio.py", "data/recordings.py", "encoders", "ops", "models/base.py"),
     *("evaluation/verification.py", "evaluation/embedding.py"),
@@ -47,25 +47,25 @@ FRONT_END = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """Hold how alike two sides are; the last two values are None without a calibration."""
+    """Hold the result of a comparison; `llr` and `probability` are None without a calibration."""
 
     cosine: float  # -1 to 1
     llr: float | None = None  # natural log of P(evidence | same speaker) / P(evidence | different speakers)
-    probability: float | None = None  # that they are the same speaker, given the prior `p_target`
+    probability: float | None = None  # probability of the same speaker, given the prior `p_target`
 
 
 @dataclass(frozen=True)
 class SpeakerEncoder:
-    """Embed and compare recordings with trained weights; see the module's first lines."""
+    """Embed and compare recordings with trained weights; the module's docstring has an example."""
 
     model: Model
     config: Config
     checkpoints: tuple[str, ...]  # file names; several if their weights are averaged
-    steps: tuple[int, ...]  # optimizer steps of each
+    steps: tuple[int, ...]  # optimizer steps of each checkpoint
     precision: str  # "fp32", "bf16" or "fp16"
-    run: str = ""  # location of the folder that the weights were found in
-    notes: tuple[str, ...] = ()  # sentences that a user should read, such as "the last one is used"
-    fused: tuple["SpeakerEncoder", ...] = ()  # encoders that this one joins; its settings are the first's
+    run: str = ""  # path or URI of the folder with the weights
+    notes: tuple[str, ...] = ()  # messages for the user, such as that no best checkpoint was chosen
+    fused: tuple["SpeakerEncoder", ...] = ()  # encoders joined by `fuse`; `config` is the first one's
 
     @classmethod
     def load(
@@ -78,15 +78,15 @@ class SpeakerEncoder:
     ) -> "SpeakerEncoder":
         """Load the weights of a run folder (or URI) or of one checkpoint file.
 
-        `which` is `best` (by validation; the last where nothing was validated), `last`, `average` (of the
-        newest 10 checkpoints that were kept) or a file name. `device` defaults to the GPU, if there is one,
-        `precision` to that of the training. Raises ValueError or FileNotFoundError with a sentence.
+        `which` is `best` (by validation; the last checkpoint if nothing was validated), `last`, `average`
+        (of the newest 10 checkpoints at most) or a file name. `device` defaults to a GPU if there is one,
+        `precision` to that of the training; a CPU uses fp32 for fp16. Raises ValueError, FileNotFoundError.
         """
         target = _device(device)
         folder, found, notes = _read(os.fspath(location), which)
         saved = list(found.values())
         config = _settings(saved[-1], folder)
-        with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten
+        with torch.random.fork_rng(devices=[]):  # The random initial weights are overwritten.
             model = build_model(config, CorpusSize(*saved[-1].corpus_size))
         try:
             model.load_state_dict(checkpoint.average([each.model for each in saved]))
@@ -101,28 +101,28 @@ class SpeakerEncoder:
         refuse_if(precision not in PRECISIONS, f"precision is {precision!r}; choose one of {known}")
         if precision == "fp16" and target.type == "cpu":  # a CPU has no fp16 arithmetic
             precision = "fp32"
-        # This memory format is a fifth faster on CPUs, in fp32 too.
+        # This memory format is a fifth faster on CPUs, also in fp32.
         model = model.to(memory_format=torch.channels_last).to(target).eval()
         return cls(model, config, tuple(found), steps, precision, folder.location, notes)
 
     def fuse(self, others: Sequence["SpeakerEncoder"]) -> "SpeakerEncoder":
-        """Join this encoder, whose settings stay, and others: cosines are the means of theirs."""
+        """Return an encoder that averages the cosines of this one and `others`, with this one's settings."""
         encoders = (self, *others)
         notes = tuple(dict.fromkeys(note for each in encoders for note in each.notes))
         return replace(self, model=_Joined([each.model for each in encoders]), fused=encoders, notes=notes)
 
     @property
     def parts(self) -> tuple["SpeakerEncoder", ...]:
-        """Return the encoders that this one joins, or itself."""
+        """Return the joined encoders, or this encoder alone if it joins none."""
         return self.fused or (self,)
 
     def with_root(self, root: str) -> "SpeakerEncoder":
-        """Return the encoder, and those it joins, with another `data.root`."""
+        """Return a copy of the encoder, and of the encoders that it joins, with another `data.root`."""
         config = replace(self.config, data=replace(self.config.data, root=root))
         return replace(self, config=config, fused=tuple(each.with_root(root) for each in self.fused))
 
     def describe(self) -> dict[str, Any]:
-        """Return which weights these are, for evaluation.json and calibrations."""
+        """Return a description of the weights, for evaluation.json and calibration.json."""
         others = [each.describe() for each in self.fused[1:]]
         return {
             "run": self.run,
@@ -133,14 +133,14 @@ class SpeakerEncoder:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """Return the calibration of cosines that an evaluation has fitted and written, if any."""
+        """Return the calibration of cosines that an evaluation wrote for this encoder, or None."""
         folder = RunFolder.at(self.run)
         known = folder.read_json(CALIBRATION_FILE) if folder.has(CALIBRATION_FILE) else {}
         return Calibration(**known[self.identity]["calibration"]) if self.identity in known else None
 
     @property
     def is_calibratable(self) -> bool:
-        """Tell whether all fused encoders have equal validation trials, so that none was trained on them."""
+        """Return whether all joined encoders have the same validation trials, which none was trained on."""
         has_trials = self.config.evaluation.has_validation_trials
         return not has_trials or len({_validated_on(each.config) for each in self.parts}) == 1
 
@@ -158,17 +158,18 @@ class SpeakerEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Return where the weights are."""
+        """Return the device of the weights."""
         return next(self.model.parameters()).device
 
     def embedder(self) -> Embedder:
-        """Return an embedder of many recordings."""
+        """Return an embedder for many recordings."""
         return Embedder(self.model, self.device, self.precision, self.config.evaluation.batch_seconds)
 
     def embed(self, recording: Recording) -> Floats:
-        """Embed an audio file, or a waveform (T,) at 16 kHz, int16 or floats of full scale 1, to (D,).
+        """Return the embedding (D,) of an audio file, or of a waveform (T,).
 
-        Raises AudioError for a file that can't be read, ValueError for an array that is no waveform.
+        Waveforms are at 16 kHz, int16 or floats of full scale 1. Raises AudioError for a file that can't be
+        read, ValueError for an array that is not a waveform.
         """
         is_file = isinstance(recording, str | os.PathLike)
         samples = read_whole(recording) if is_file else np.asarray(recording)  # type: ignore[arg-type]
@@ -183,7 +184,7 @@ class SpeakerEncoder:
         return self.embedder().embed_recordings(lambda _: waveform, 1)[0][0]  # type: ignore[no-any-return]
 
     def compare(self, enrolment: Sequence[Recording], test: Recording, p_target: float = 0.5) -> Comparison:
-        """Compare one recording with a speaker's enrolment recordings, of which the mean direction counts."""
+        """Compare a recording with the mean direction of a speaker's enrolment recordings."""
         if isinstance(enrolment, str | os.PathLike) or getattr(enrolment, "ndim", 2) == 1:
             raise ValueError("one enrolment recording is given by itself; put it into a list: [recording]")
         if not len(enrolment):
@@ -197,7 +198,7 @@ class SpeakerEncoder:
 
 
 class _Joined(Model):
-    # Embeds by several models; the parts have equal lengths, so that their cosines are averaged.
+    # Concatenates the embeddings of several models, scaled to equal length so that cosines are averaged.
 
     def __init__(self, models: Sequence[Model]) -> None:
         super().__init__(None)
@@ -222,7 +223,7 @@ class _Joined(Model):
 
 
 def _validated_on(config: Config) -> tuple[Any, ...]:
-    # Returns what decides the validation trials: how speakers are held out, or else a list.
+    # Returns the settings that determine the validation trials: those of held-out speakers, or the list.
     data, evaluation = config.data, config.evaluation
     if evaluation.held_out_speakers:
         return data.held_out_lists or data.train_lists, evaluation.held_out_speakers, config.seed
@@ -230,14 +231,14 @@ def _validated_on(config: Config) -> tuple[Any, ...]:
 
 
 def _read(location: str, which: str) -> tuple[RunFolder, dict[str, Checkpoint], tuple[str, ...]]:
-    """Read the checkpoints asked for, by file name, oldest first, with their folder and notes."""
+    """Return the folder, the requested checkpoints by file name, oldest first, and notes for the user."""
     if location.endswith(".pt"):
         place, name = posixpath.split(absolute(location))
         folder = RunFolder.at(place)
         if not folder.has(name):
             raise FileNotFoundError(f"the checkpoint {location} does not exist")
         found = {name: checkpoint.decode_checkpoint(folder.read(name), name, location)}
-        # A checkpoint file belongs to its run, or to the folder that it was copied to.
+        # A file in `checkpoints/` belongs to the run above; a copied file belongs to the folder it is in.
         is_in_run = posixpath.basename(place) == checkpoint.FOLDER
         return RunFolder.at(posixpath.dirname(place)) if is_in_run else folder, found, ()
     folder, notes = RunFolder.at(location), tuple[str, ...]()
@@ -248,7 +249,7 @@ def _read(location: str, which: str) -> tuple[RunFolder, dict[str, Checkpoint], 
             f"nothing chose a best checkpoint of {folder.location}: the last, step {newest.step}, is used",
         )
     elif which == "average":
-        # The best checkpoint is kept however old it is, and must not be averaged with the newest ones.
+        # The best checkpoint may be much older than the others and must not be averaged with them.
         kept = _settings(newest, folder).run.keep_checkpoints
         names = checkpoint.newest_checkpoints(folder, NUM_AVERAGED, kept)
     elif which != "last":

@@ -1,4 +1,4 @@
-"""Trials: lists that are read, trials that are drawn from held-out speakers, and lists that were scored."""
+"""Read trial lists, draw trials from held-out speakers, and hold lists with their scores."""
 
 import functools
 import hashlib
@@ -24,32 +24,32 @@ from sslsv.data.views import ChannelSimulator
 from sslsv.evaluation.intervals import speakers_from_trials
 from sslsv.runs.folder import absolute, open_filesystem
 
-MAX_NAMED = 5  # recordings or trials that an error names
-AGREEMENT = 0.99  # share of the trials, of each kind, that the part of the path with the speaker agrees with
-NUM_VERSIONS = 2  # Each held-out utterance is heard in two channels: few speakers then give enough trials.
+MAX_NAMED = 5  # recordings, lines or labels that an error message lists
+AGREEMENT = 0.99  # minimum share of trials of each kind that agree with a path component if it names speakers
+NUM_VERSIONS = 2  # simulated channels per held-out utterance; with two, few speakers give enough trials
 
 
 @dataclass(frozen=True)
 class TrialSet:
-    """Hold trials and a reader of their recordings; recording i is `read(i)`, float32 (T,) at 16 kHz."""
+    """Hold trials and a function that reads their recordings: `read(i)` is float32 (T,) at 16 kHz."""
 
     name: str
     trials: Trials
     read: Callable[[int], Waveform]
-    is_simulated: bool = False  # else recording i is the file `trials.paths[i]` as it is
+    is_simulated: bool = False  # False: recording i is the unchanged file `trials.paths[i]`
 
 
 def open_trial_sets(config: Config) -> tuple[Manifest, TrialSet | None, list[TrialSet]]:
-    """Open what the settings train on, validate on (or None) and test on; see `open_training_side`."""
+    """Return training utterances, validation trials (or None) and test trials; see `open_training_side`."""
     manifest, validation = open_training_side(config)
     return manifest, validation, [listed_trials(config.data.root, name) for name in config.evaluation.test]
 
 
 def open_training_side(config: Config) -> tuple[Manifest, TrialSet | None]:
-    """Open what the settings train on and validate on, if on any trials.
+    """Return the training utterances and the validation trials of the settings (None if there are none).
 
-    Validation trials come from `evaluation.validation`, or are drawn from held-out training speakers, which
-    the training manifest returned then lacks. Raises ValueError or FileNotFoundError with a sentence.
+    Validation trials come from the list `evaluation.validation`, or are drawn from held-out speakers, whose
+    utterances are then removed from the training manifest. Raises ValueError or FileNotFoundError.
     """
     evaluation = config.evaluation
     if evaluation.validation is not None:
@@ -60,7 +60,7 @@ def open_training_side(config: Config) -> tuple[Manifest, TrialSet | None]:
 
 
 def listed_trials(root: str, name: str) -> TrialSet:
-    """Open the trials of a list file, whose recordings are read as they are; raises as `open_list`."""
+    """Read the trials of a list, with unchanged recordings; raises ValueError or FileNotFoundError."""
     trials = _read(root, name)
     recordings = open_recordings(root)
     return TrialSet(Path(name).name, trials, lambda i: recordings.read_whole(trials.paths[i]))
@@ -69,9 +69,9 @@ def listed_trials(root: str, name: str) -> TrialSet:
 def held_out_trials(config: Config, held_out: Manifest) -> TrialSet:
     """Draw trials from held-out training speakers.
 
-    With `held_out_is_shifted` every recording is heard twice, each time in a room, with a noise and at a
-    level of its own, drawn from (seed, recording, version): where a corpus has one session per speaker,
-    trials without it measure the channel.
+    With `held_out_is_shifted` every recording occurs in two versions, each with a simulated room, noise and
+    level of its own, drawn from (seed, recording, version). Without it, trials of a corpus with one session
+    per speaker measure the channel.
     """
     recordings, is_shifted = open_recordings(config.data.root), config.evaluation.held_out_is_shifted
     trials = make_trials(held_out, config.seed, versions=NUM_VERSIONS if is_shifted else 1)
@@ -79,13 +79,13 @@ def held_out_trials(config: Config, held_out: Manifest) -> TrialSet:
         return TrialSet("validation", trials, lambda i: recordings.read_whole(trials.paths[i]))
     simulator = ChannelSimulator(recordings, config.data, config.seed)
 
-    # Waveforms of a few recordings stay in memory: simulating a room costs more than 64 kB per second.
+    # Simulating a room again costs more than keeping some waveforms in memory, at 64 kB per second of audio.
     read = functools.lru_cache(512)(lambda i: simulator.read(trials.paths[i], int(trials.versions[i])))
     return TrialSet("validation", trials, read, is_simulated=True)
 
 
 def count_trials(trials: Trials) -> dict[str, int]:
-    """Count trials and recordings, for reports and evaluation.json."""
+    """Return the numbers of trials and recordings, for reports and evaluation.json."""
     targets = int(trials.targets.sum())
     counts = {"trials": len(trials), "targets": targets, "nontargets": len(trials) - targets}
     return counts | {"recordings": len(trials.paths)}
@@ -93,19 +93,19 @@ def count_trials(trials: Trials) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class TrialList:
-    """Hold a trial list: the trials to score, counts of what was left out, and what scoring made of them."""
+    """Hold a trial list: the trials to score, counts of what was left out, and the results once scored."""
 
     name: str  # the list's file name
     file: str  # path or URI
-    root: str  # folder that the recordings are below
+    root: str  # folder of the recordings
     trials: Trials
-    left_out: dict[str, int]  # such as "missing_recordings", "skipped_trials": those above 0
-    # Scores (J,) by the name of the scoring, higher = more alike; the first scoring is the principal one.
+    left_out: dict[str, int]  # counts above 0, such as "missing_recordings", "skipped_trials"
+    # Scores (J,) by name of the scoring, higher = more similar; the first scoring is the main one.
     scores: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)  # the list's part of evaluation.json
 
     def without(self, bad: Collection[int], reason: str) -> "TrialList":
-        """Leave out the recordings `bad`, counted as `reason`; ValueError when one kind of trial is gone."""
+        """Leave out the recordings `bad`, counted as `reason`; ValueError if a kind of trial is gone."""
         old, pairs = self.trials, np.stack([self.trials.enrol, self.trials.test])
         is_kept = ~np.isin(pairs, list(bad)).any(axis=0)
         targets = old.targets[is_kept]
@@ -115,7 +115,7 @@ class TrialList:
                 "trials can be scored, and both kinds are needed; is --root the folder that its paths are "
                 "relative to?"
             )
-        # Recordings that are in no trial any more are left out too.
+        # Recordings that are no longer in any trial are left out too.
         used, places = np.unique(pairs[:, is_kept], return_inverse=True)
         enrol, test = places.reshape(2, -1).astype(np.int64)
         trials = replace(old, paths=[old.paths[i] for i in used], versions=old.versions[used])
@@ -137,10 +137,10 @@ class TrialList:
 
 
 def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
-    """Read a list given by its name below `root`, or by a path, with every recording looked for.
+    """Read a list, given by its name below `root` or by a path, and check that every recording exists.
 
-    Recordings that are not there raise ValueError, or are left out and counted if `is_lenient`; a missing
-    list raises FileNotFoundError. A pair listed twice, and a recording against itself, are scored as listed.
+    Missing recordings raise ValueError; if `is_lenient`, they are left out and counted instead. A missing
+    list raises FileNotFoundError. Repeated pairs, and a recording against itself, are scored as listed.
     """
     file = find_list(root, name)
     found = TrialList(posixpath.basename(file), file, root, _read(root, file), {})
@@ -152,7 +152,7 @@ def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
 
 
 def find_list(root: str, name: str) -> str:
-    """Return where a list lies: below `root`, else where a path from the working directory leads."""
+    """Return the location of a list: below `root`, or else relative to the working directory."""
     file = list_location(root, name)
     filesystem, path = open_filesystem(file)
     if os.path.exists(name) and filesystem.get_file_info(path).type == fs.FileType.NotFound:
@@ -161,7 +161,7 @@ def find_list(root: str, name: str) -> str:
 
 
 def source_of(file: str) -> dict[str, str]:
-    """Return a list's place and a digest of its content, for results."""
+    """Return the location of a list and a digest of its content, for results."""
     digest = hashlib.sha256()
     for each in list_files(file):
         filesystem, path = open_filesystem(each)
@@ -171,16 +171,16 @@ def source_of(file: str) -> dict[str, str]:
 
 
 def digest_of_lists(config: Config) -> str:
-    """Return a digest of the lists that say what a run trains and validates on."""
+    """Return a digest of the lists that a run trains and validates on."""
     lists = (*config.data.train_lists, *config.data.held_out_lists, config.evaluation.validation)
     digests = [source_of(find_list(config.data.root, name))["sha256"] for name in lists if name]
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def speaker_path_parts(trials: Trials) -> dict[int, set[str]]:
-    """Return {position of a path component, from the end (1: file name): its values} where it names speakers.
+    """Return the path components that name speakers, {position from the end (1: file name): values}.
 
-    Such a component is equal in target trials and differs in nontarget trials (`AGREEMENT`).
+    These components are equal in target trials and differ in nontarget trials (`AGREEMENT`).
     """
     parts = [path_parts(path) for path in trials.paths]
     found: dict[int, set[str]] = {}
@@ -193,20 +193,21 @@ def speaker_path_parts(trials: Trials) -> dict[int, set[str]]:
 
 
 def path_parts(path: str) -> list[str]:
-    """Return the folders of a path, and of its file name what is before the first `-`, `_` or dot."""
+    """Return the folders of a path, and its file name up to the first `-`, `_` or dot."""
     *folders, name = path.split("/")
     return [*folders, re.split(r"[-_.]", name, maxsplit=1)[0]]
 
 
 def speakers_of(trials: Trials) -> npt.NDArray[np.int64]:
-    """Number the speakers of the recordings (R,), by their paths and by target trials, which join recordings.
+    """Return speaker numbers (R,) of the recordings, from their paths and from target trials.
 
     If the paths name no speakers, a recording in no target trial is a speaker of its own, and a speaker whose
     recordings are not all connected by target trials counts as several.
     """
     recordings = np.arange(len(trials.paths))
     columns = speaker_path_parts(trials)
-    for place in sorted(columns, key=lambda place: len(columns[place])):  # of a session there may be one too
+    # A session folder may qualify too, so the component with the fewest values is tried first.
+    for place in sorted(columns, key=lambda place: len(columns[place])):
         names = [path_parts(path)[-place] for path in trials.paths]
         _, first, codes = np.unique(names, return_index=True, return_inverse=True)
         links = (trials.enrol, recordings), (trials.test, first[codes]), (trials.targets, recordings >= 0)
@@ -217,7 +218,7 @@ def speakers_of(trials: Trials) -> npt.NDArray[np.int64]:
 
 
 def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> int:
-    """Count trials of recordings (paths below a folder) that others compare too, either way round."""
+    """Count the trials whose two recordings are also a trial of `others`, in either order."""
 
     def pairs(of: Trials, folder: str) -> list[frozenset[str]]:
         prefix = f"{absolute(folder).rstrip('/')}/"
@@ -229,9 +230,9 @@ def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> 
 
 
 def _read(root: str, file: str) -> Trials:
-    """Read trials; raises ValueError where labels contradict each other, also through other recordings."""
+    """Read trials; raises ValueError if labels contradict each other, also through other recordings."""
     trials = read_trials(root, file)
-    # Where `a b` and `b c` are target trials, `a c` can't be a nontarget trial.
+    # If `a b` and `b c` are target trials, `a c` can't be a nontarget trial.
     _, is_wrong = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, trials.targets)
     if is_wrong.any():
         first = " ".join(trials.paths[side[is_wrong.argmax()]] for side in (trials.enrol, trials.test))

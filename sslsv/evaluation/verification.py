@@ -1,4 +1,4 @@
-"""Speaker verification of an encoder: embed whole recordings, compare them in trials, count the errors."""
+"""Evaluate speaker verification: embed entire recordings, compare them in trials, compute error rates."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -19,14 +19,14 @@ from sslsv.models.base import Model
 from sslsv.ops import distributed
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-NUM_AHEAD = 8  # recordings that a thread reads while others are embedded
+NUM_AHEAD = 8  # recordings that a thread reads ahead
 
 
 class Embedder:
-    """Embed whole recordings, several at once only if they are equally long.
+    """Embed entire recordings; only recordings of equal length share a batch.
 
-    Padding would change instance norm, squeeze-excitation and pooling, hence the embedding. `batch_seconds`
-    bounds the audio of one forward pass. bf16 keeps the cosine to fp32 above 0.9999.
+    Padding would change instance norm, squeeze-excitation and pooling, and thus the embedding.
+    `batch_seconds` limits the audio of a forward pass. bf16 and fp32 embeddings have a cosine above 0.9999.
     """
 
     def __init__(self, model: Model, device: torch.device, precision: str, batch_seconds: float) -> None:
@@ -34,9 +34,9 @@ class Embedder:
         self.dtype = PRECISIONS[precision]
 
     def embed(self, waveforms: list[Waveform] | npt.NDArray[np.int16]) -> Tensor:
-        """Return embeddings (N, D), float32 on the CPU, of equally long waveforms, floats or int16 (N, T).
+        """Return embeddings (N, D), float32 on the CPU, of waveforms (N, T) of equal length, float or int16.
 
-        Raises ValueError when they need more memory than a GPU has.
+        Raises ValueError if they need more memory than the GPU has.
         """
         batch = torch.from_numpy(np.asarray(waveforms)).to(self.device)
         in_training = [part for part in self.model.modules() if part.training]
@@ -44,27 +44,27 @@ class Embedder:
         try:
             with torch.inference_mode(), self.autocast():
                 return self.model.embed(batch).float().cpu()
-        except torch.OutOfMemoryError as error:  # That of self-attention rises with the squared length.
+        except torch.OutOfMemoryError as error:  # Self-attention needs memory quadratic in length.
             seconds = batch.shape[1] / SAMPLE_RATE
             raise ValueError(
                 f"{len(batch)} recording(s) of {seconds:.0f} s need more memory than {self.device} has: "
                 "lower evaluation.batch_seconds, or list parts of long recordings, such as a.wav#t=0,60"
             ) from error
         finally:
-            for part in in_training:  # `train` would set all parts alike.
+            for part in in_training:  # `self.model.train()` would also change modules that were in eval mode.
                 part.training = True
 
     def autocast(self) -> torch.autocast:
-        """Return the autocast context; keep it open over several calls, so that weights are cast once."""
+        """Return the autocast context; keep it open over several calls to cast the weights only once."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def embed_recordings(
         self, read: Callable[[int], Waveform], count: int
     ) -> tuple[npt.NDArray[np.float32], dict[int, str]]:
-        """Return embeddings (count, D) of recordings 0 .. count - 1, and why some of them can't be read.
+        """Return embeddings (count, D) of recordings 0 .. count - 1, and {index: reason} of unreadable ones.
 
-        Each worker makes a share, and all get the whole. The row of an unreadable recording is 0. If one
-        worker lacks memory (see `embed`), all raise its ValueError.
+        Each worker embeds a share, and all workers get all embeddings. Rows of unreadable recordings are 0.
+        If one worker lacks memory (see `embed`), all workers raise its ValueError.
         """
         mine = range(distributed.rank(), count, distributed.world_size())
         embeddings = torch.zeros(count, self.model.embedding_dim)
@@ -78,11 +78,11 @@ class Embedder:
     def _equal_lengths(
         self, read: Callable[[int], Waveform], indices: range, bad: dict[int, str]
     ) -> Iterator[tuple[list[int], list[Waveform]]]:
-        """Yield groups of equally long recordings, within `batch_seconds` or one alone; a thread reads ahead.
+        """Yield batches of equally long recordings: up to `batch_seconds`, or a single longer recording.
 
-        Recordings that can't be read are put into `bad`; those too short for the encoder are repeated.
+        Unreadable recordings are added to `bad`. Recordings too short for the encoder are repeated.
         """
-        waiting: dict[int, tuple[list[int], list[Waveform]]] = {}  # by length: indices and their waveforms
+        waiting: dict[int, tuple[list[int], list[Waveform]]] = {}  # length -> indices, waveforms
         most, min_samples = self.batch_seconds * SAMPLE_RATE, self.model.min_samples
         with ThreadPoolExecutor(1) as pool:
             ahead = [pool.submit(read, i) for i in indices[:NUM_AHEAD]]
@@ -102,7 +102,7 @@ class Embedder:
                 group[1].append(waveform)
                 if (len(group[0]) + 1) * len(waveform) > most:
                     yield waiting.pop(len(waveform))
-                # If lengths rarely repeat, flush the largest group: waiting recordings would fill the memory.
+                # If lengths rarely repeat, waiting recordings would fill the memory: flush the largest group.
                 while sum(length * len(group[0]) for length, group in waiting.items()) > 10 * most:
                     yield waiting.pop(max(waiting, key=lambda length: length * len(waiting[length][0])))
         for length in sorted(waiting):
@@ -111,7 +111,7 @@ class Embedder:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """Raise a ValueError of any worker on all of them: they would wait in vain for the one that failed."""
+    """Raise a ValueError of one worker on all workers, which would otherwise wait for it forever."""
     problem = None
     try:
         yield
@@ -123,20 +123,20 @@ def failing_together() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Verification:
-    """Hold the result of a trial set; trials with a recording that can't be read are left out and counted."""
+    """Hold the results of a trial set; trials with an unreadable recording are left out and counted."""
 
-    # eer (percent), min_dcf (normalised, P_target 0.01), skipped_trials if any, ends such as eer_low if asked
+    # eer (percent), min_dcf (normalised, P_target 0.01), skipped_trials if any, interval ends such as eer_low
     metrics: dict[str, float]
     embeddings: npt.NDArray[np.float32]  # (R, D), of the readable recordings
-    bad_recordings: dict[str, str]  # path: why it can't be read
+    bad_recordings: dict[str, str]  # path -> reason
 
 
 def verify(embedder: Embedder, trial_set: TrialSet, replicates: int = 0) -> Verification:
-    """Compare the recordings of every trial by cosine and count the errors.
+    """Score every trial by cosine and compute the error rates.
 
-    With `replicates` > 0, also computes 95 % intervals by that many bootstrap draws of speakers. Raises
-    ValueError, the same on every worker, when no target or no nontarget trial can be scored or an embedding
-    is not finite.
+    `replicates` > 0 adds 95 % intervals from that many bootstrap draws of speakers. Raises the same
+    ValueError on every worker if no target or no nontarget trial can be scored, or if an embedding is not
+    finite.
     """
     trials = trial_set.trials
     embeddings, bad = embedder.embed_recordings(trial_set.read, len(trials.paths))

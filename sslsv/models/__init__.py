@@ -1,1 +1,1 @@
-"""Training methods, one a file; `sslsv.registry` finds them by the file's name."""
+"""Training methods, one per file; `sslsv.registry` finds each by its file name."""

@@ -1,4 +1,4 @@
-"""Define the interface of a method: `Model`, and what the trainer passes to it."""
+"""Define the interface of a training method: `Model`, and the objects that the trainer passes to it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -14,13 +14,13 @@ from sslsv.models.terms import feature_std, regularizer_terms, weighted
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
 
-# Purposes of draws (see `Progress.generator`): 0 is that of a method's loss.
+# Values of `purpose` for `Progress.generator` and `draws`; 0, the default, is for a method's own loss.
 REGULARIZERS, POSITIVES = 1, 2
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Tell how far a run is, in optimizer steps and epochs; both count from 0."""
+    """Hold the position of a run in optimizer steps and epochs, both counted from 0, and their totals."""
 
     step: int
     total_steps: int
@@ -30,17 +30,17 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """Return the share of the steps that are done, from 0 to 1."""
+        """Return the share of all optimizer steps that are done, from 0 to 1."""
         return self.step / max(self.total_steps, 1)
 
     def generator(self, purpose: int = 0) -> torch.Generator:
-        """Return a CPU generator that depends on (seed, step, purpose) alone: equal on all workers."""
+        """Return a CPU generator that depends only on (seed, step, purpose), so all workers get the same."""
         return torch.Generator().manual_seed(((self.seed * 1_000_003 + self.step) * 31 + purpose) % 2**63)
 
     def draws(self, ids: Tensor, count: int, purpose: int = 0) -> Tensor:
-        """Return uniform numbers in [0, 1), (N, count) float64, functions of (seed, step, purpose, id) alone.
+        """Return uniform numbers in [0, 1), (N, count) float64, functions of (seed, step, purpose, id) only.
 
-        `ids` (N,) are whole numbers. Source: SplitMix64, Steele et al., OOPSLA 2014.
+        `ids` (N,) are integers. Source: SplitMix64, Steele et al., OOPSLA 2014.
         """
         key = int(torch.randint(2**62, (), generator=self.generator(purpose)))
         numbers = ids[:, None] * count + torch.arange(count, device=ids.device)
@@ -60,7 +60,7 @@ class StepOutput(NamedTuple):
 
 
 class ViewGroup(NamedTuple):
-    """Describe views of one length: `batch[name]` is (B, count, samples), of `seconds` each."""
+    """Describe `count` views of equal length: `batch[name]` is (B, count, samples), `seconds` each."""
 
     name: str
     count: int  # type: ignore[assignment]  # hides tuple.count
@@ -69,7 +69,7 @@ class ViewGroup(NamedTuple):
 
 
 class CorpusSize(NamedTuple):
-    """Size memory banks and classifiers; with `data.speeds_are_classes` a speaker counts once per speed."""
+    """Hold the size of the training corpus; a speaker counts once per speed if `data.speeds_are_classes`."""
 
     num_utterances: int = 0
     num_speakers: int = 0
@@ -81,18 +81,18 @@ class Corpus(Protocol):
     size: CorpusSize
 
     def embed(self, model: "Model", *, seconds: float = 4.0, clean: bool = True) -> Tensor:
-        """Return `model.embed` of one crop of each utterance, (N, D) float32 on the CPU.
+        """Return `model.embed` of one crop per utterance, (N, D) float32 on the CPU.
 
-        Row i is utterance i. The model runs in evaluation mode. All workers must call this together; all get
-        the same rows, for any number of workers.
+        Row i is utterance i. The model runs in evaluation mode. All workers must call this together, and all
+        get the same rows, whatever the number of workers.
         """
 
 
 class Model(nn.Module, ABC):
-    """Hold an encoder and a training objective; subclasses state their `views` and give `forward`.
+    """Hold an encoder and a training objective; subclasses set `views` and implement `forward`.
 
-    What lasts between steps (queues, teachers, centres) must be buffers and modules, the same on all workers:
-    `state_dict()` is all that a checkpoint holds.
+    State that lasts between steps (queues, teachers, centres) must be in buffers and submodules and be equal
+    on all workers, because a checkpoint stores a model only as its `state_dict()`.
     """
 
     needs_labels = False  # True: the batch also holds `speaker`
@@ -109,21 +109,22 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return loss and metrics of one batch; with several workers, of all their batches together.
+        """Return the loss and metrics of a batch; averaged over workers, the loss is the global batch's.
 
-        The batch holds the int16 views of each group, (B, count, samples), and int64 columns (B,): `sample`,
-        the position in the run; `utterance`, from 0 to N - 1; `speaker` for classes with `needs_labels`.
+        The global batch is the batches of all W workers together. `batch` holds the int16 views of each
+        group, (B, count, samples), and int64 columns (B,): `sample`, the position in the run; `utterance`,
+        from 0 to N - 1; `speaker` for classes with `needs_labels`.
         """
 
     def encode(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return embeddings (V*B, D) of all views, view by view; each view group is one forward pass."""
+        """Return the embeddings (V*B, D) of all views, view by view; each view group is one forward pass."""
         return torch.cat([self.encoder(by_view(batch[group.name])) for group in self.views])
 
     def regularized(self, output: StepOutput, embeddings: Tensor, progress: Progress) -> StepOutput:
-        """Add the regularizers to the loss, and `batch_feature_std` to the metrics unless they have it.
+        """Add the regularizers to the loss, and `batch_feature_std` to the metrics if it is not there yet.
 
-        `embeddings` (B, V, D) are this worker's. The metric is the spread of these; the regularizers are
-        computed on the global batch, one view at a time, and averaged over the V views.
+        `embeddings` (B, V, D) are this worker's; the metric measures their spread (`feature_std`). The
+        regularizers are computed on the global batch, per view, and averaged over the V views.
         """
         weights = {each.name: each.weight for each in self.config.regularizers}
         with torch.autocast(embeddings.device.type, enabled=False):
@@ -138,17 +139,17 @@ class Model(nn.Module, ABC):
         return StepOutput(output.loss + added, metrics | values)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the optimizer's groups; by default matrices and kernels decay, vectors and scalars do not.
+        """Return the optimizer's parameter groups; by default, vectors and scalars have no weight decay.
 
-        Keys: `params`; `decays`, False for no weight decay; `rate_scale`, a factor of the learning rate
-        (default 1); `follows_schedule`, False for a rate that stays at the highest one.
+        Keys: `params`; `decays`, False for no weight decay; `rate_scale`, factor of the learning rate
+        (default 1); `follows_schedule`, False to keep the base learning rate throughout.
         """
         return decay_groups(self.parameters())
 
     def start_epoch(self, progress: Progress, corpus: Corpus) -> None:
-        """Prepare an epoch; called before its first step, not when a run is resumed within it.
+        """Prepare an epoch; called before its first step, but not when a run resumes within the epoch.
 
-        With `add_positives`, all utterances are clustered, by an embedding of a clean crop of each.
+        If SSPS is enabled, this clusters all utterances by the embedding of one clean crop each.
         """
         if self.positives is not None and progress.epoch >= self.positives.settings.start_epoch:
             seconds = self.positives.settings.reference_seconds
@@ -156,16 +157,17 @@ class Model(nn.Module, ABC):
             self.positives.cluster(embeddings, progress.generator(POSITIVES))
 
     def add_positives(self, settings: SSPS | None, size: CorpusSize, dim: int) -> None:
-        """Enable SSPS for rows of `dim` values in total; with None, `sample_positives` changes nothing."""
+        """Enable SSPS for positives of `dim` values each; without settings, positives stay unchanged."""
         if settings is not None:
             self.positives = PositiveSampler(settings, size.num_utterances, dim, self.embedding_dim)
 
     def sample_positives(
         self, rows: Tensor, batch: dict[str, Tensor], progress: Progress
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return positives (W*B, ...) of all workers, some replaced by other utterances', and metrics.
+        """Return the positives (W*B, ...) of all workers, some from other utterances, and metrics.
 
-        `batch` is this worker's. Replaced rows have no gradient; the metric is `coverage`, their share.
+        `rows` are the positives of the global batch, `batch` this worker's. Replaced rows have no gradient.
+        The metric `coverage` is their share.
         """
         if self.positives is None:
             return rows, {}
@@ -174,14 +176,14 @@ class Model(nn.Module, ABC):
         return rows, {"coverage": coverage}
 
     def start_from(self, encoder: nn.Module, model: "Model | None") -> None:
-        """Load a trained encoder's weights; a method may also take parts of `model`, which trained it."""
+        """Load a trained encoder's weights; a method may also copy parts of the `model` that trained it."""
         self.encoder.load_state_dict(encoder.state_dict())
 
     def before_step(self, progress: Progress) -> None:
-        """Change gradients when they are final and unscaled, before the optimizer's step: clip, freeze."""
+        """Clip or drop gradients; called before the optimizer's step, with final, unscaled gradients."""
 
     def after_step(self, progress: Progress) -> None:
-        """Change weights just after the optimizer's step, such as those of a teacher."""
+        """Update weights and buffers after the optimizer's step, such as a teacher or a queue."""
 
     @property
     def embedding_dim(self) -> int:
@@ -190,34 +192,34 @@ class Model(nn.Module, ABC):
 
     @property
     def min_samples(self) -> int:
-        """Return the length of the shortest waveform that can be embedded."""
+        """Return the smallest number of samples in a waveform that can be embedded."""
         return int(self.encoder.min_samples)  # type: ignore[arg-type]
 
     @classmethod
     def build_embedder(cls, config: Any, encoder: nn.Module) -> nn.Module:
-        """Rebuild the submodule `embedder` around a new encoder, for export."""
+        """Return the submodule `embedder`, rebuilt around a given encoder; used for export."""
         return encoder
 
     def embed(self, waveforms: Tensor) -> Tensor:
-        """Return embeddings for verification, (B, D), not normalised, of waveforms (B, T), int16 or float."""
+        """Return embeddings for verification, (B, D), not normalised, of int16 or float waveforms (B, T)."""
         return self.get_submodule(self.embedder)(waveforms)  # type: ignore[no-any-return]
 
 
 def by_view(views: Tensor) -> Tensor:
-    """Return views (B, V, ...) as rows (V * B, ...): all of the first view, then all of the second.
+    """Return views (B, V, ...) as rows (V * B, ...): all rows of the first view, then all of the second.
 
-    One pass over them is faster than one for each view, and batch norm sees all views alike.
+    One forward pass over all views is faster than one per view, and batch norms use all views together.
     """
     return views.transpose(0, 1).flatten(0, 1)
 
 
 def by_sample(rows: Tensor, num_views: int = 2) -> Tensor:
-    """Undo `by_view`: return rows (V * B, D) as (B, V, D), at least float32."""
+    """Undo `by_view`: return rows (V * B, D) as (B, V, D), in float32 or float64."""
     return torch.stack(full_precision(rows).chunk(num_views), 1)
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], **keys: Any) -> list[dict[str, Any]]:
-    """Split trainable parameters into those that decay and those that do not (0-D, 1-D); both get `keys`."""
+    """Return trainable parameters in two groups, with and without (0-D, 1-D) decay; both get `keys`."""
     trainable = [p for p in parameters if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "decays": True},
@@ -227,7 +229,7 @@ def decay_groups(parameters: Iterable[nn.Parameter], **keys: Any) -> list[dict[s
 
 
 def clip_each(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
-    """Scale the gradient of each tensor by itself to an L2 norm of at most `max_norm` (DINO's clipping)."""
+    """Clip the gradient of each tensor separately to an L2 norm of at most `max_norm`, as in DINO."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if gradients:
         norms = torch._foreach_norm(gradients)
@@ -235,6 +237,6 @@ def clip_each(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
 
 
 def freeze(parameters: Iterable[nn.Parameter]) -> None:
-    """Drop gradients in `before_step`: the optimizer then skips these tensors, weight decay included."""
+    """Drop gradients in `before_step`, so that the optimizer skips these tensors, weight decay included."""
     for parameter in parameters:
         parameter.grad = None

@@ -1,4 +1,4 @@
-"""Assign rows to prototypes: Sinkhorn's balanced codes (SwAV), spherical k-means (DeepCluster, SSPS)."""
+"""Assign rows to prototypes, with balanced codes (Sinkhorn) or with spherical k-means."""
 
 import math
 from typing import NamedTuple
@@ -10,21 +10,21 @@ from torch import Tensor
 from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
 
-BLOCK_SCORES = 2**24  # Scores of one block of rows against all centroids: 64 MB in float32.
+BLOCK_SCORES = 2**24  # Largest number of scores (rows x columns) in one block: 64 MB in float32.
 
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
-    """Return codes (N, K) of cosines (N, K) of rows with prototypes: shares of each row, which sum to 1.
+    """Return balanced codes (N, K), soft assignments of N rows to K prototypes, from their cosines (N, K).
 
-    exp(scores / epsilon), scaled in turns so that all prototypes get the same share of the rows, then so that
-    each row sums to 1; after a few iterations the first holds only nearly. The N rows must be those of all
-    workers, and of a queue if there is one. Nothing overflows, however small epsilon is. Source: Cuturi,
-    NeurIPS 2013 (arXiv 1306.0895), as in SwAV (arXiv 2006.09882), section 3.1.
+    exp(scores / epsilon) is scaled alternately by columns, so that all prototypes get the same share of the
+    rows, and by rows, so that each row sums to 1. After few iterations, columns are only nearly balanced. The
+    N rows must be those of all workers, and of the queue if there is one. Nothing overflows, however small
+    epsilon is. Source: Cuturi, NeurIPS 2013 (arXiv 1306.0895), as in SwAV (arXiv 2006.09882), section 3.1.
     """
     codes = full_precision(scores) / epsilon
-    # Logarithms are slow. After one iteration no sum of a column is below 1 / K (a row's sum was at most K
-    # before it was scaled), so the others do without.
+    # Only the first iteration uses logarithms, which are slow. It leaves all column sums at 1 / K or more (a
+    # row's sum was at most K before scaling), so the other iterations can't underflow.
     for dim in (0, 1) if iterations else ():
         codes -= codes.logsumexp(dim, keepdim=True)
     codes.exp_()
@@ -37,7 +37,7 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
 
 
 class Clusters(NamedTuple):
-    """Hold centroids (K, D), unit vectors, and the nearest one of each row, (N,) int64."""
+    """Hold centroids (K, D), unit vectors, and the index of each row's nearest centroid, (N,) int64."""
 
     centroids: Tensor
     assignments: Tensor
@@ -47,13 +47,14 @@ class Clusters(NamedTuple):
 def spherical_kmeans(
     rows: Tensor, num_clusters: int, iterations: int, generator: torch.Generator
 ) -> Clusters:
-    """Cluster directions: rows (N, D), of any length and float type, into clusters of highest cosine.
+    """Cluster rows (N, D), of any norm and float type, into `num_clusters` clusters by cosine similarity.
 
-    The first centroids are different rows, drawn by `generator` (CPU); each iteration assigns every row to
-    the nearest centroid, then moves centroids to the normalised mean of their rows. A cluster without rows
-    stays where it is. All workers must call this together with the same rows, on the device where those are;
-    each takes its share of the blocks. Blocks are the same whatever the number of workers, and sums over rows
-    are exact (integers in float64), so neither that number nor the order of a GPU's additions changes a bit.
+    The first centroids are distinct rows, drawn by `generator` (CPU). Each iteration assigns every row to the
+    nearest centroid, then moves each centroid to the normalised mean of its rows. A cluster without rows
+    keeps its centroid. All workers must call this together with the same rows; each worker computes its share
+    of the blocks, on the rows' device. Blocks do not depend on the number of workers, and sums over rows are
+    exact (integers in float64). The result is therefore the same, bit for bit, for any number of workers and
+    any order of additions on a GPU. Raises ValueError for fewer rows than clusters.
     """
     if num_clusters > len(rows):
         raise ValueError(
@@ -70,11 +71,11 @@ def spherical_kmeans(
 
 
 def _assign(rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the nearest centroid of each row, (N,), and the sums of the unit rows of each, (K, D)."""
+    """Return each row's nearest centroid, (N,), and each centroid's sum of scaled unit rows, (K, D)."""
     num_rows, num_clusters = len(rows), len(centroids)
     assignments = torch.zeros(num_rows, dtype=torch.int64, device=rows.device)
     sums = torch.zeros(centroids.shape, dtype=torch.float64, device=rows.device)
-    # Unit rows are rounded to multiples of 1 / scale, so that every partial sum fits a float64's 53 bits.
+    # Unit rows are rounded to multiples of 1 / scale, so that partial sums fit into the 53 bits of a float64.
     scale = 2.0 ** (52 - math.ceil(math.log2(num_rows)))
     size = max(BLOCK_SCORES // num_clusters, 1)
     for start in range(0, num_rows, size)[distributed.rank() :: distributed.world_size()]:
@@ -87,9 +88,9 @@ def _assign(rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def nearest_centroids(clusters: Clusters, count: int) -> Tensor:
-    """Return the `count` nearest other centroids of each, nearest first, (K, count) int64; -1 for none.
+    """Return the indices of each centroid's `count` nearest others, nearest first, (K, count) int64.
 
-    A cluster is never its own neighbour, and one without rows is nobody's.
+    A cluster is not its own neighbour, and empty clusters are no neighbours. Missing neighbours are -1.
     """
     centroids, num_clusters = clusters.centroids, len(clusters.centroids)
     is_empty = torch.bincount(clusters.assignments, minlength=num_clusters) == 0
@@ -105,7 +106,7 @@ def nearest_centroids(clusters: Clusters, count: int) -> Tensor:
 
 @torch.no_grad()
 def half_unit_rows(rows: Tensor, device: torch.device) -> Tensor:
-    """Return L2-normalised rows (N, D) as float16 on a device; rounding moves cosines by less than 0.001."""
+    """Return L2-normalised rows (N, D) as float16 on a device; this changes cosines by less than 0.001."""
     result = torch.empty(rows.shape, dtype=torch.float16, device=device)
     for start in range(0, len(rows), 2**16):
         result[start : start + 2**16] = F.normalize(rows[start : start + 2**16].to(device), dim=1)

@@ -1,4 +1,4 @@
-"""Combine losses of embeddings with losses of their projections. Lepage and Dehak, arXiv 2207.05506."""
+"""Combine losses on embeddings with losses on their projections. Lepage and Dehak, arXiv 2207.05506."""
 
 from typing import Literal
 
@@ -14,15 +14,15 @@ from sslsv.settings import refuse_if, section
 
 
 class Combiner(TwoViewModel):
-    """Minimise a weighted sum of losses, each of the embeddings or of the projections of two views."""
+    """Minimise a weighted sum of losses, each on the embeddings or on the projections of two views."""
 
     @section
     class Config(TwoViewConfig):
-        """Hold the settings of the combination; comments name the losses that use a setting of a term."""
+        """Hold the settings of the combination; comments in `Term` name the losses that use a setting."""
 
         @section
         class Term:
-            """Weigh one loss; with weight 1 and nothing else, it is the method of that name."""
+            """Hold one loss and its weight; a single term with weight 1 is this loss alone."""
 
             name: Literal["nt_xent", "info_nce", "vicreg", "barlow_twins"]
             weight: Weight = 1.0
@@ -53,7 +53,7 @@ class Combiner(TwoViewModel):
     config: Config
 
     def project(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return embeddings (B, 2, D); then, side by side, those and projections, if losses use them."""
+        """Return embeddings (B, 2, D), and the input of the losses: embeddings, projections or both."""
         embeddings = self.encode(batch)
         parts = [by_sample(embeddings)] if self.config.embedding_terms else []
         if self.config.projection_terms:
@@ -61,7 +61,7 @@ class Combiner(TwoViewModel):
         return by_sample(embeddings), torch.cat(parts, 2)
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
-        """Return the weighted sum over rows of `project` (B, D + P); the metrics are the unweighted terms."""
+        """Return the weighted sum of losses on the rows of `project`; metrics are the unweighted losses."""
         config = self.config
         width = self.embedding_dim if config.embedding_terms else 0
         parts = {
@@ -78,7 +78,7 @@ class Combiner(TwoViewModel):
 
 
 def term_loss(term: Combiner.Config.Term, z_a: Tensor, z_b: Tensor) -> Tensor:
-    """Return the loss that a term names, without its weight, of rows (B, P), (B, P)."""
+    """Return the unweighted loss that a term names, for rows (B, P) of view a and of view b."""
     if term.name == "nt_xent":
         return nt_xent(z_a, z_b, term.temperature)[0]
     if term.name == "info_nce":

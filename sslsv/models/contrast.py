@@ -1,7 +1,7 @@
-"""Contrast anchors with keys: each anchor's positives among all keys of the batch, the others its negatives.
+"""Contrast anchors with keys: an anchor must be nearer to its positives than to all other keys (negatives).
 
-Logits are cosines over temperature, (anchors, keys); `positives` (anchors, R) holds the columns of each
-anchor's R positives.
+Logits are cosines divided by the temperature, (anchors, keys). `positives` (anchors, R) holds the column
+indices of each anchor's R positives.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from sslsv.models.clustering import BLOCK_SCORES
 
 
 def nt_xent_logits(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return logits (2B, 2B), all projections against all, -inf on the diagonal; and positives (2B, 1)."""
+    """Return logits (2B, 2B) of all projections against all, -inf on the diagonal, and positives (2B, 1)."""
     z = _scaled(z_a, z_b, temperature)
     return (z @ z.T).fill_diagonal_(-torch.inf), _other_view(z)[:, None]
 
@@ -24,15 +24,15 @@ def nt_xent_logits(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor
 def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return NT-Xent of projections (B, P), (B, P), and `accuracy`: SimCLR (arXiv 2002.05709), equation 1.
 
-    Symmetric: all 2B projections are anchors, each against its positive and 2B - 2 negatives of both views;
-    mean over the anchors, natural logarithm. Rows are L2-normalised here. Some code (the first sslsv among
-    it) takes negatives from the other view only, which gives another value: `info_nce_loss`.
+    All 2B projections are anchors, each with one positive and 2B - 2 negatives from both views. The loss is
+    the mean over anchors, with natural logarithms. Rows are L2-normalised here. Some code, such as the first
+    sslsv, takes negatives from the other view only, which gives a different value (`info_nce_loss`).
     """
     return _NTXent.apply(_scaled(z_a, z_b, temperature))  # type: ignore[no-any-return]
 
 
 def _scaled(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
-    # Scaled before the product, 2B * P values are multiplied; after it there would be 2B * 2B.
+    # Scaling before the product multiplies 2B * P values; scaling after it would multiply 2B * 2B.
     scaled: Tensor = F.normalize(torch.cat([z_a, z_b]), dim=1) * temperature**-0.5
     return scaled
 
@@ -42,7 +42,7 @@ def _other_view(z: Tensor) -> Tensor:
 
 
 class _NTXent(torch.autograd.Function):
-    """Make the gradient beside the loss, by blocks: of 8,192 pairs, autograd would keep copies of 1 GB."""
+    """Compute loss and gradient together, in blocks; autograd would keep 1 GB copies for 8,192 pairs."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,10 +73,10 @@ class _NTXent(torch.autograd.Function):
 
 
 def view_logits(anchors: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return logits (V*B, U*B) of anchors (B, V, P) against keys (B, U, P); and positives (V*B, U).
+    """Return logits (V*B, U*B) of anchors (B, V, P) against keys (B, U, P), and positives (V*B, U).
 
-    Rows and columns hold all of the first view, then all of the second. The U keys of an anchor's own sample
-    are its positives. Vectors are L2-normalised here.
+    Rows and columns are ordered view by view, as in `by_view`. An anchor's positives are the U keys of its
+    own sample. Vectors are L2-normalised here.
     """
     (samples, num_anchors, _), num_keys = anchors.shape, keys.shape[1]
     rows, columns = (F.normalize(by_view(z), dim=1) * temperature**-0.5 for z in (anchors, keys))
@@ -85,12 +85,12 @@ def view_logits(anchors: Tensor, keys: Tensor, temperature: float) -> tuple[Tens
 
 
 def info_nce_loss(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
-    """Return InfoNCE of anchors z_a (B, P) against keys z_b (B, P): one direction, B - 1 negatives."""
+    """Return InfoNCE of anchors z_a (B, P) against keys z_b (B, P), one direction only, B - 1 negatives."""
     return contrastive_loss(*view_logits(z_a[:, None], z_b[:, None], temperature))
 
 
 def contrastive_loss(logits: Tensor, positives: Tensor) -> Tensor:
-    """Return the mean over anchors and their positives of -log softmax; other positives count as keys too."""
+    """Return the mean of -log softmax over anchors and their positives; the softmax is over all keys."""
     return torch.stack([F.cross_entropy(logits, each) for each in positives.unbind(1)]).mean()
 
 

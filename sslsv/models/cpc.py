@@ -1,4 +1,4 @@
-"""CPC: predict the coming frames of an utterance from those before. van den Oord et al., arXiv 1807.03748."""
+"""CPC: predict future frames of an utterance from past frames. van den Oord et al., arXiv 1807.03748."""
 
 from typing import Annotated, Any, Literal
 
@@ -15,9 +15,9 @@ from sslsv.settings import section
 
 
 class ContextNetwork(nn.Module):
-    """Sum up an utterance's frames by a GRU: waveforms (B, T) -> its last state (B, context_dim).
+    """Summarise an utterance's frames with a GRU: waveforms (B, T) -> the last state (B, context_dim).
 
-    Always in float32 or float64: a recurrence adds up rounding errors.
+    The GRU runs in float32 or float64, because a recurrence accumulates rounding errors.
     """
 
     def __init__(self, encoder: nn.Module, context_dim: int) -> None:
@@ -31,7 +31,7 @@ class ContextNetwork(nn.Module):
         return self.context(self.frames(waveforms))
 
     def frames(self, waveforms: Tensor) -> Tensor:
-        """Return the encoder's frames in order of time, (B, L, C)."""
+        """Return the encoder's frames transposed for the GRU, (B, L, C)."""
         return full_precision(self.encoder.frames(waveforms)).mT  # type: ignore[operator]
 
     def context(self, frames: Tensor) -> Tensor:
@@ -42,24 +42,24 @@ class ContextNetwork(nn.Module):
 
 
 class CPC(Model):
-    """Find the coming frames of an utterance among those of the batch: contrastive predictive coding.
+    """Identify future frames of an utterance among the frames of the batch (contrastive predictive coding).
 
-    The context is the GRU's state after all frames of a crop but the last `num_steps`; a matrix for each step
-    k predicts frame k of those. As published, these are the last frames of the same crop; with `target`
-    "other_view" they are those of an independent crop of the utterance, which is what the code behind the
-    speaker results (EER 12.77 %) does. The embedding is the GRU's state after a whole utterance.
+    The context is the GRU's state after all frames of a crop except the last `num_steps`. One matrix per step
+    k predicts the k-th of these last frames. As published, they belong to the same crop. With `target`
+    "other_view", they are the last frames of an independent crop of the utterance, as in the code behind the
+    speaker results (EER 12.77 %). The embedding is the GRU's state after the entire utterance.
     """
 
     embedder = "context"
 
     @section
     class Config(MethodConfig):
-        """Hold the settings of CPC; the defaults are those published for VoxCeleb, except for the target."""
+        """Hold the settings of CPC; the defaults are those published for VoxCeleb, except for `target`."""
 
         name: Literal["cpc"] = "cpc"
         crop_seconds: Annotated[float, Field(ge=0.1, description="length of each view, seconds")] = 2.0
         context_dim: Annotated[int, Field(ge=1, description="units of the GRU, size of an embedding")] = 256
-        num_steps: Annotated[int, Field(ge=1, description="coming frames that are predicted")] = 4
+        num_steps: Annotated[int, Field(ge=1, description="future frames to predict")] = 4
         target: Annotated[
             Literal["same_view", "other_view"], Field(description="crop whose last frames are predicted")
         ] = "same_view"
@@ -68,7 +68,7 @@ class CPC(Model):
         super().__init__(config)
         self.views = (ViewGroup("views", 1 if config.target == "same_view" else 2, config.crop_seconds),)
         for name in encoder.pooling_modules:  # type: ignore[union-attr]
-            encoder.get_submodule(name).requires_grad_(False)  # Frames do not need it: no gradient.
+            encoder.get_submodule(name).requires_grad_(False)  # Frames do not use it: it gets no gradient.
         self.context = self.build_embedder(config, encoder)
         with torch.no_grad():
             silence = torch.zeros(1, round(config.crop_seconds * SAMPLE_RATE))
@@ -91,11 +91,11 @@ class CPC(Model):
 
     @property
     def encoder(self) -> nn.Module:  # type: ignore[override]
-        """Return the network below the GRU."""
+        """Return the encoder, which is part of the context network."""
         return self.context.encoder  # type: ignore[return-value]
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the mean cross entropy of an utterance's own frame among those of the global batch."""
+        """Return the mean cross entropy of finding an utterance's own frame in the global batch."""
         views = batch["views"]
         frames = self.context.frames(by_view(views))  # type: ignore[operator]
         steps = self.config.num_steps

@@ -1,4 +1,4 @@
-"""DeepCluster v2: predict the cluster of a memory's rows. Caron et al., arXiv 1807.05520 and 2006.09882."""
+"""DeepCluster v2: predict clusters of past projections. Caron et al., arXiv 1807.05520 and 2006.09882."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -18,8 +18,8 @@ from sslsv.settings import section
 def deepcluster_loss(z: Tensor, prototypes: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Return the mean cross entropy of unit rows (2, B, P) with their clusters, over heads, views and rows.
 
-    Prototypes are (H, K, P), unit vectors of each head; labels (H, B) hold the cluster of each row in each
-    head, the same for both views. Rows with the label -1 have none and are not counted.
+    Prototypes (H, K, P) are the unit vectors of each head. Labels (H, B) hold the cluster of each row in each
+    head, the same for both views. Rows with label -1 have no cluster and are not counted.
     """
     logits = torch.einsum("vbp,hkp->hvbk", z, prototypes) / temperature
     targets = labels[:, None].expand(-1, 2, -1).flatten()
@@ -28,15 +28,15 @@ def deepcluster_loss(z: Tensor, prototypes: Tensor, labels: Tensor, temperature:
 
 
 class DeepCluster(ProjectedViews):
-    """Classify utterances into the clusters that a memory of their projections had before the epoch.
+    """Classify utterances into the clusters of their past projections, computed before each epoch.
 
-    The memory has a row for each utterance and view, written whenever a batch holds it. Before each epoch,
-    each head's prototypes and labels come from spherical k-means: head h clusters view h mod 2, from a start
-    of its own. Before the first one, the memory is made of one augmented crop of each utterance, by the new
-    network in evaluation mode (the authors': in training mode).
+    A memory has one row per utterance and view, updated whenever the utterance is in a batch. Before each
+    epoch, spherical k-means gives each head its prototypes and labels: head h clusters the rows of view
+    h mod 2, with its own random start. Before the first epoch, the memory is filled with the projections of
+    one augmented crop per utterance, in evaluation mode (the authors use training mode).
 
-    The memory is float16: 2 KB for an utterance with projections of 512 values, 2.2 GB for VoxCeleb2, in each
-    checkpoint too.
+    The memory is float16: 2 KB per utterance for projections of 512 values, 2.2 GB for VoxCeleb2. Every
+    checkpoint contains it.
     """
 
     memory: Tensor
@@ -49,10 +49,10 @@ class DeepCluster(ProjectedViews):
 
         name: Literal["deepcluster"] = "deepcluster"
         groups_utterances: ClassVar[bool] = True
-        num_prototypes: Annotated[int, Field(ge=2, description="clusters of each head")] = 3000
-        num_heads: Annotated[int, Field(ge=1, le=16, description="clusterings, of the two views in turn")] = 3
+        num_prototypes: Annotated[int, Field(ge=2, description="clusters per head")] = 3000
+        num_heads: Annotated[int, Field(ge=1, le=16, description="clusterings, alternating over views")] = 3
         temperature: Temperature = 0.1
-        kmeans_iterations: Annotated[int, Field(ge=1, description="rounds of k-means")] = 10
+        kmeans_iterations: Annotated[int, Field(ge=1, description="iterations of k-means")] = 10
 
     config: Config
 
@@ -70,7 +70,7 @@ class DeepCluster(ProjectedViews):
 
     @torch.no_grad()
     def start_epoch(self, progress: Progress, corpus: Corpus) -> None:
-        """Fill the memory before the first epoch, and cluster it for this one."""
+        """Fill the memory before the first epoch, and cluster it before every epoch."""
         if progress.epoch == 0:
             self._remember(corpus.embed(self, seconds=self.config.crop_seconds, clean=False))
         count, iterations = self.config.num_prototypes, self.config.kmeans_iterations
@@ -79,7 +79,7 @@ class DeepCluster(ProjectedViews):
             self.prototypes[head], self.labels[head] = clusters
 
     def _remember(self, embeddings: Tensor) -> None:
-        """Write the projections of all utterances' embeddings (N, D) as the rows of both views."""
+        """Project the embeddings (N, D) of all utterances and store them as the rows of both views."""
         self.projector.eval()
         for start in range(0, len(embeddings), 4096):
             rows = self.projector(embeddings[start : start + 4096].to(self.memory.device))
@@ -87,7 +87,7 @@ class DeepCluster(ProjectedViews):
         self.projector.train(self.training)
 
     def loss_of(self, rows: Tensor, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the loss, and write the rows into the memory; `accuracy` is that of the first head."""
+        """Return the loss and write the rows into the memory; `accuracy` is that of the first head."""
         z = F.normalize(rows, dim=2).transpose(0, 1)  # (2, W*B, P)
         utterances = distributed.gather(batch["utterance"])
         labels = self.labels[:, utterances]

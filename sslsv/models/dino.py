@@ -1,7 +1,7 @@
 """DINO: predict a teacher's output for long crops from any crop. Caron et al., ICCV 2021, arXiv 2104.14294.
 
-With `regularizer_weight` it is RDINO (Chen et al., ICASSP 2023, arXiv 2211.04168), with
-`balance_iterations` its targets are those of DINOv2 (Oquab et al., TMLR 2024, arXiv 2304.07193).
+With `regularizer_weight` above 0 it is RDINO (Chen et al., ICASSP 2023, arXiv 2211.04168). With
+`balance_iterations` above 0, targets are those of DINOv2 (Oquab et al., TMLR 2024, arXiv 2304.07193).
 """
 
 from typing import Annotated, Literal
@@ -25,69 +25,69 @@ _NUM_LONG = 2
 def dino_targets(rows: Tensor, prototypes: Tensor, centre: Tensor, temperature: float) -> Tensor:
     """Return softmax((cosines - centre) / temperature), (G, B, K), of the teacher's unit rows (G, B, P).
 
-    Prototypes are unit rows (K, P), the centre (K,) is that of before the step.
+    Prototypes are unit rows (K, P). The centre (K,) is the one before this step's update.
     """
     logits = rows @ prototypes.T
     return logits.sub_(centre).div_(temperature).softmax(2)
 
 
 def dino_loss(rows: Tensor, prototypes: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Return the cross entropy of targets (G, B, K) and softmax(cosines / temperature) of the student.
+    """Return the cross entropy between targets (G, B, K) and the student's softmax(cosines / temperature).
 
-    The student's unit rows are (V, B, P), its G long views first; prototypes are unit rows (K, P). Mean over
-    the rows and the G * V - G pairs of a target and another view.
+    The student's unit rows (V, B, P) hold the G long views first; prototypes are unit rows (K, P). The loss
+    is the mean over rows and over the G * V - G pairs of a target and another view.
     """
-    # Sum over k of target_k * (row . prototype_k) = row . (sum over k of target_k * prototype_k): so nothing
-    # but the log partition needs the student's logits.
+    # The sum over k of target_k * (row . prototype_k) is row . (sum over k of target_k * prototype_k), so
+    # only the log partition function needs the student's logits.
     expected = torch.einsum("gbp,vbp->gvb", targets @ prototypes, rows) / temperature
     terms = (log_sum_exp(rows, prototypes, temperature) - expected).mean(2)  # (G, V)
     return (terms.sum() - terms.diagonal().sum()) / (terms.numel() - len(terms))
 
 
 def rdino_regularizer(rows: Tensor, num_prototypes: int) -> Tensor:
-    """Return 5 * variance hinge + squared off-diagonal covariances / num_prototypes, of rows (B, H).
+    """Return 5 * variance hinge + squared off-diagonal covariances / num_prototypes, for rows (B, H).
 
-    As in the authors' code, the covariances are divided by the number of prototypes, not by H, and the hinge
-    is half of 10 because the other half is the teacher's. The teacher's terms have no gradient and are left
-    out here, so the value of the loss is lower by them.
+    As in the authors' code, covariances are divided by the number of prototypes, not by H. The authors'
+    factor of the hinge is 10, half for the student and half for the teacher. The teacher's terms have no
+    gradient and are left out here, which only lowers the value of the loss.
     """
     variance, covariance = variance_and_covariance(rows)
     return 5.0 * variance + covariance * (rows.shape[1] / num_prototypes)
 
 
 def warmed_up(first: float, last: float, num_epochs: int, epoch: int) -> float:
-    """Return `first` in epoch 0, `last` from epoch num_epochs - 1 on, and equal steps in between."""
+    """Return a linearly warmed-up value: `first` in epoch 0, `last` from epoch num_epochs - 1 on."""
     return last if epoch >= num_epochs else first + (last - first) * epoch / max(num_epochs - 1, 1)
 
 
 class DINO(PrototypeModel):
-    """Train a student on all crops to predict the output of a teacher for long crops.
+    """Train a student on all crops to predict a teacher's output for long crops.
 
-    These outputs are centred by a running mean, or balanced over the global batch, and sharpened.
+    The teacher's outputs are sharpened, and centred by a running mean or balanced over the global batch.
 
-    Batch norms of encoder and head see the long views together and the short views together (as the code of
-    the published speaker results; DINO's authors pass all crops through the head at once). The embedding is
-    the teacher's.
+    Batch norms of encoder and head normalise the long views together and the short views together, as in the
+    code of the published speaker results. DINO's authors pass all crops through the head at once. Embeddings
+    come from the teacher.
     """
 
-    centre: Tensor  # (K,), of the teacher's cosines
+    centre: Tensor  # (K,), running mean of the teacher's cosines
 
     @section
     class Config(PrototypeConfig):
         """Hold the settings of DINO; the defaults are those with the best published results on VoxCeleb."""
 
         name: Literal["dino"] = "dino"
-        first_teacher_temperature: Annotated[float, Field(gt=0, description="the one in epoch 0")] = 0.04
-        temperature_warmup_epochs: Annotated[int, Field(ge=0, description="epochs it takes to change")] = 0
-        centre_momentum: Annotated[float, Field(ge=0, le=1, description="share kept in a step")] = 0.9
-        # Above 0 in place of centring, as in DINOv2: targets of few prototypes do not become uniform.
+        first_teacher_temperature: Annotated[float, Field(gt=0, description="temperature in epoch 0")] = 0.04
+        temperature_warmup_epochs: Annotated[int, Field(ge=0, description="epochs of linear warm-up")] = 0
+        centre_momentum: Annotated[float, Field(ge=0, le=1, description="share kept per step")] = 0.9
+        # Above 0, balancing replaces centring, as in DINOv2; targets of few prototypes then stay non-uniform.
         balance_iterations: BalanceIterations = 0
         frozen_epochs: Annotated[int, Field(ge=0, description="first epochs with fixed prototypes")] = 1
-        # 0 is plain DINO. RDINO's weight is 0.2, to which it rises from 0.05 in 10 epochs.
+        # 0 is plain DINO. RDINO uses 0.2, reached from 0.05 within 10 epochs.
         regularizer_weight: Weight = 0.0
         first_regularizer_weight: Weight = 0.05
-        regularizer_warmup_epochs: Annotated[int, Field(ge=0, description="epochs of its rise")] = 10
-        regularizer_dim: Annotated[int, Field(ge=2, description="units that are regularised")] = 8192
+        regularizer_warmup_epochs: Annotated[int, Field(ge=0, description="epochs of linear warm-up")] = 10
+        regularizer_dim: Annotated[int, Field(ge=2, description="units of the regularised layer")] = 8192
         positives: Positives = None
 
         def __post_init__(self) -> None:
@@ -106,9 +106,9 @@ class DINO(PrototypeModel):
         self.add_positives(config.positives, size, _NUM_LONG * config.head_dims[-1])
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the mean loss of this worker's rows, given the old centre; move the centre, if it is in use.
+        """Return the mean loss of this worker's rows, with the old centre; update the centre if it is in use.
 
-        The regulariser is the global batch's. `teacher_entropy`, in nats, is ln K for uniform targets.
+        The regulariser uses the global batch. `teacher_entropy`, in nats, is ln K for uniform targets.
         """
         config, num_rows = self.config, len(batch["long"])
         long, short = by_view(batch["long"]), by_view(batch["short"])
@@ -141,12 +141,12 @@ class DINO(PrototypeModel):
 
     @torch.no_grad()
     def targets(self, rows: Tensor, progress: Progress) -> Tensor:
-        """Return this worker's targets (G, B, K) of the teacher's unit rows (W*B, G, P) of all workers."""
+        """Return this worker's targets (G, B, K) from the teacher's unit rows (W*B, G, P) of all workers."""
         config, prototypes = self.config, self.teacher["prototypes"]()
         first, last = config.first_teacher_temperature, config.teacher_temperature
         temperature = warmed_up(first, last, config.temperature_warmup_epochs, progress.epoch)
         if config.balance_iterations:
-            # Both long views count as rows of one batch, as in DINOv2's code.
+            # All long views are balanced as one batch, as in DINOv2's code.
             codes = sinkhorn(rows.flatten(0, 1) @ prototypes.T, temperature, config.balance_iterations)
             return distributed.own_rows(torch.unflatten(codes, 0, (-1, rows.shape[1]))).transpose(0, 1)
         own = distributed.own_rows(rows).transpose(0, 1)
@@ -154,13 +154,13 @@ class DINO(PrototypeModel):
 
     @torch.no_grad()
     def move_centre(self, rows: Tensor) -> None:
-        """Move the centre by the teacher's unit rows (G, B, P) of all workers, after the targets are made."""
-        # The mean of all logits equals the logits of the mean row: workers share P values in place of K.
+        """Move the centre towards the mean over all workers; `rows` (G, B, P) are this worker's unit rows."""
+        # The mean of all logits equals the logits of the mean row, so workers exchange P values instead of K.
         mean_logits = self.teacher["prototypes"]() @ distributed.all_reduce_mean(rows.mean((0, 1)))
         self.centre.lerp_(mean_logits, 1.0 - self.config.centre_momentum)
 
     def before_step(self, progress: Progress) -> None:
-        """Clip each tensor's gradient by itself; leave the prototypes alone at first."""
+        """Clip each tensor's gradient separately; freeze the prototypes in the first epochs."""
         super().before_step(progress)
         if progress.epoch < self.config.frozen_epochs:
             freeze(self.prototypes.parameters())

@@ -1,4 +1,4 @@
-"""Types of settings that several methods share; settings are read before torch is imported."""
+"""Setting types shared by several methods; importing them does not import torch."""
 
 import math
 from dataclasses import field
@@ -9,33 +9,33 @@ from pydantic import AfterValidator, Field
 from sslsv.settings import refuse_if, section
 
 LayerDims = Annotated[
-    tuple[Annotated[int, Field(ge=1)], ...], Field(description="units of the layers; empty for no such part")
+    tuple[Annotated[int, Field(ge=1)], ...], Field(description="units of each layer; empty = no layers")
 ]
 Weight = Annotated[float, Field(ge=0, description="factor of this term in the loss")]
-Temperature = Annotated[float, Field(gt=0, description="divisor of the cosines; a lower one sharpens")]
-Momentum = Annotated[float, Field(ge=0, le=1, description="share that the teacher keeps in a step")]
+Temperature = Annotated[float, Field(gt=0, description="divisor of the cosines; lower values sharpen")]
+Momentum = Annotated[float, Field(ge=0, le=1, description="share of its weights a teacher keeps per step")]
 ShortSeconds = Annotated[float, Field(ge=0.1, description="length of a short view, seconds")]
-BalanceIterations = Annotated[int, Field(ge=0, description="rounds of Sinkhorn on targets; 0 = none")]
-NumPrototypes = Annotated[int, Field(ge=2, description="prototypes that embeddings are compared with")]
+BalanceIterations = Annotated[int, Field(ge=0, description="Sinkhorn iterations on targets; 0 = none")]
+NumPrototypes = Annotated[int, Field(ge=2, description="number of prototypes")]
 
 
 @section
 class SSPS:
-    """Take positives from other utterances of a nearby cluster; the defaults are those published."""
+    """Take positives from other utterances of nearby clusters; the defaults are those published."""
 
     name: Literal["ssps"] = "ssps"
-    start_epoch: Annotated[int, Field(ge=0, description="first epoch that clusters and samples")] = 100
-    num_clusters: Annotated[int, Field(ge=1, description="clusters of the corpus")] = 25000
+    start_epoch: Annotated[int, Field(ge=0, description="first epoch with sampled positives")] = 100
+    num_clusters: Annotated[int, Field(ge=1, description="clusters of all utterances")] = 25000
     sampling: Annotated[
         Literal["clusters", "nearest"],
-        Field(description="of utterances in the queue: a cluster's, or those most similar to the anchor"),
+        Field(description="utterances in the queue to sample: of a cluster, or most similar to the anchor"),
     ] = "clusters"
     num_neighbors: Annotated[
-        int, Field(ge=0, description="other clusters (0 = the own one), or utterances, to sample from")
+        int, Field(ge=0, description="nearest clusters (0 = the anchor's own) or utterances to sample from")
     ] = 1
-    queue_length: Annotated[int, Field(ge=1, description="past positives that may be sampled")] = 25000
-    kmeans_iterations: Annotated[int, Field(ge=1, description="rounds in each epoch")] = 10
-    reference_seconds: Annotated[float, Field(ge=0.1, description="clean crop that is clustered")] = 4.0
+    queue_length: Annotated[int, Field(ge=1, description="past positives kept for sampling")] = 25000
+    kmeans_iterations: Annotated[int, Field(ge=1, description="k-means iterations per epoch")] = 10
+    reference_seconds: Annotated[float, Field(ge=0.1, description="length of clean crops, seconds")] = 4.0
 
     def __post_init__(self) -> None:
         refuse_if(
@@ -49,15 +49,15 @@ class SSPS:
         )
 
 
-Positives = Annotated[SSPS | None, Field(description="where positives come from; null = the own utterance")]
+Positives = Annotated[SSPS | None, Field(description="source of positives; null = the same utterance")]
 
 
 @section
 class MarginSchedule:
-    """Let a margin rise from none to its full value."""
+    """Set how a margin rises from none to its full value."""
 
     name: Literal["constant", "linear", "cosine", "exponential"] = "constant"
-    rise_epochs: Annotated[tuple[float, float], Field(description="its beginning and its end")] = (0.0, 50.0)
+    rise_epochs: Annotated[tuple[float, float], Field(description="start and end of the rise")] = (0.0, 50.0)
 
     def __post_init__(self) -> None:
         start, end = self.rise_epochs
@@ -79,13 +79,13 @@ class MarginConfig:
     name: Literal["none", "am", "aam", "sphereface", "curricularface", "magface", "adaface"] = "none"
     value: Annotated[float, Field(ge=0, description="am: cosine; sphereface: factor; others: radians")] = 0.1
     schedule: MarginSchedule = field(default_factory=MarginSchedule)
-    lowest_value: Annotated[float, Field(ge=0, description="magface: margin of the shortest, radians")] = 0.01
-    # Norms depend on the encoder, and those of ECAPA-TDNN without a projector lie far outside 10 to 110.
+    lowest_value: Annotated[float, Field(ge=0, description="magface: margin at lowest norm, radians")] = 0.01
+    # Norms depend on the encoder; those of ECAPA-TDNN without a projector lie far outside 10 to 110.
     norm_range: Annotated[
         tuple[float, float] | None,
-        Field(description="magface: norms with the lowest and full margin; null = a batch's 5 and 95 %"),
+        Field(description="magface: norms of lowest and full margin; null = a batch's 5 and 95 % quantiles"),
     ] = (10.0, 110.0)
-    norm_weight: Annotated[float, Field(ge=0, description="magface: factor of the term for long norms")] = 0.0
+    norm_weight: Annotated[float, Field(ge=0, description="magface: factor of the norm regulariser")] = 0.0
     concentration: Annotated[float, Field(gt=0, description="adaface: h, factor of norms' z-score")] = 0.333
 
     def __post_init__(self) -> None:
@@ -110,16 +110,16 @@ class MarginConfig:
 
 @section
 class GateConfig:
-    """Leave utterances of a high loss out, because their label is likely wrong (see `gates`)."""
+    """Exclude utterances with a high loss, because their label is likely wrong (see `gates`)."""
 
     name: Annotated[
         Literal["none", "fixed", "mixture"],
-        Field(description="fixed: by a threshold that is set; mixture: by two Gaussians of log losses"),
+        Field(description="fixed: by `threshold`; mixture: by two Gaussians fitted to the log losses"),
     ] = "none"
-    start_epoch: Annotated[int, Field(ge=0, description="first epoch that leaves any out")] = 4
-    threshold: Annotated[float, Field(gt=0, description="fixed: highest cross entropy that is kept")] = 3.0
-    # A network that has learned little tells a few easy utterances apart: kept alone, they make it collapse.
-    min_kept: Annotated[float, Field(ge=0, le=1, description="mixture: least share that is kept")] = 0.0
+    start_epoch: Annotated[int, Field(ge=0, description="first epoch that excludes utterances")] = 4
+    threshold: Annotated[float, Field(gt=0, description="fixed: highest cross entropy to keep")] = 3.0
+    # Early in training, the loss is low for few, easy utterances; training on these alone causes collapse.
+    min_kept: Annotated[float, Field(ge=0, le=1, description="mixture: minimum share to keep")] = 0.0
 
     def __post_init__(self) -> None:
         refuse_if(
@@ -130,16 +130,16 @@ class GateConfig:
 
 @section
 class CorrectionConfig:
-    """Relabel utterances that the gate leaves out with the class predicted for their clean crop."""
+    """Relabel utterances that the gate excludes with the class predicted for their clean crop."""
 
     start_epoch: Annotated[int, Field(ge=0, description="first epoch that corrects labels")] = 8
     threshold: Annotated[float, Field(gt=0, le=1, description="probability to exceed; 1 = never")] = 0.5
-    temperature: Annotated[float, Field(gt=0, description="divisor of cosines; only a low one is sure")] = 0.1
+    temperature: Annotated[float, Field(gt=0, description="divisor of cosines; lower is more certain")] = 0.1
 
 
 @section
 class RegularizerConfig:
-    """Choose a term on the embeddings of the global batch, which any loss may have beside its own."""
+    """Choose a term on the embeddings of the global batch that is added to the method's own loss."""
 
     name: Literal["koleo", "variance", "covariance", "sigreg"]
     weight: Weight = 0.1
@@ -153,20 +153,20 @@ def _named_once(regularizers: tuple[RegularizerConfig, ...]) -> tuple[Regularize
 
 @section
 class MethodConfig:
-    """Hold the settings that every method has; its own `Config` derives from this."""
+    """Hold the settings that all methods have; each method's `Config` derives from this class."""
 
     name: str
     regularizers: Annotated[
         tuple[RegularizerConfig, ...],
         AfterValidator(_named_once),
-        Field(description="terms on the embeddings, each a name and a weight"),
+        Field(description="extra loss terms on the embeddings, each with a name and a weight"),
     ] = ()
-    groups_utterances: ClassVar[bool] = False  # True: clusters utterances over epochs, whatever their speed
+    groups_utterances: ClassVar[bool] = False  # True: clusters utterances, so several `speeds` are refused
 
 
 @section
 class TwoViewConfig(MethodConfig):
-    """Hold the settings of methods that take two equal views through an encoder and a projector."""
+    """Hold the settings of methods that pass two views of one length through an encoder and a projector."""
 
     crop_seconds: Annotated[float, Field(ge=0.1, description="length of each of two views, seconds")] = 2.0
     projector_dims: LayerDims = (2048, 2048, 512)
@@ -174,7 +174,7 @@ class TwoViewConfig(MethodConfig):
 
 @section
 class PredictorConfig(TwoViewConfig):
-    """Hold the settings of methods that predict a projection from that of the other view."""
+    """Hold the settings of methods that predict the projection of one view from that of the other."""
 
     predictor_dims: LayerDims = (4096, 512)
 
@@ -188,7 +188,7 @@ class PredictorConfig(TwoViewConfig):
 
 @section
 class PrototypeConfig(MethodConfig):
-    """Hold the settings of methods whose student predicts a teacher's prototypes (DINO and its kin)."""
+    """Hold the settings of methods whose student predicts a teacher's prototypes (DINO, SDPN)."""
 
     long_seconds: Annotated[float, Field(ge=0.1, description="length of a long view, seconds")] = 4.0
     short_seconds: ShortSeconds = 2.0
@@ -200,8 +200,8 @@ class PrototypeConfig(MethodConfig):
     num_prototypes: NumPrototypes = 65536
     student_temperature: Temperature = 0.1
     teacher_temperature: Temperature = 0.04
-    teacher_momentum: Momentum = 0.996  # at the start; it rises to 1 by a half cosine
-    tensor_clip_norm: Annotated[float, Field(gt=0, description="largest norm of a tensor's gradient")] = 3.0
+    teacher_momentum: Momentum = 0.996  # initial value; it rises to 1 along half a cosine
+    tensor_clip_norm: Annotated[float, Field(gt=0, description="maximum gradient norm of each tensor")] = 3.0
 
     def __post_init__(self) -> None:
         student = self.student_temperature

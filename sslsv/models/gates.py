@@ -1,7 +1,7 @@
-"""Judge labels by losses: an utterance that a network finds hard to learn most likely has a wrong label.
+"""Detect wrong labels by the loss: an utterance that a network finds hard to learn is likely mislabelled.
 
-Sources: a gate of fixed thresholds (LGL), Tao et al., arXiv 2110.03869; a threshold between two Gaussians,
-and the correction of labels in `supervised` (DLG-LC), Han et al., arXiv 2208.01928, as in wavlm_ssl_sv.
+Sources: fixed threshold (LGL), Tao et al., arXiv 2110.03869; threshold between two Gaussians, and the label
+correction in `supervised` (DLG-LC), Han et al., arXiv 2208.01928, as implemented in wavlm_ssl_sv.
 """
 
 import math
@@ -14,13 +14,14 @@ from sslsv.models.base import Progress
 from sslsv.models.fields import GateConfig
 from sslsv.ops import distributed
 
-UNSEEN, KEPT, CORRECTED, LEFT_OUT = range(4)  # what became of an utterance the last time
-# The logarithm of a loss of 0 is infinite. In float32, log-sum-exps near 30 are told apart by 2e-6.
+UNSEEN, KEPT, CORRECTED, LEFT_OUT = range(4)  # outcome when the utterance was last in a batch
+# Lower bound of losses, because the logarithm of 0 is infinite. Losses are differences from log-sum-exps, and
+# near 30, neighbouring float32 numbers are 2e-6 apart.
 LOWEST_LOSS = 1e-6
 
 
 class Mixture(NamedTuple):
-    """Hold two Gaussians, that of the lower mean first: weights, means and deviations, float64 (2,) each."""
+    """Hold two Gaussians, the one of lower mean first: weights, means, deviations, float64 (2,) each."""
 
     weights: Tensor
     means: Tensor
@@ -28,10 +29,10 @@ class Mixture(NamedTuple):
 
 
 def fit_mixture(values: Tensor, iterations: int = 100, tolerance: float = 1e-6) -> Mixture:
-    """Fit two Gaussians to values (N,), two or more, by expectation maximisation.
+    """Fit two Gaussians to values (N,), N >= 2, by expectation maximisation.
 
-    It begins with the best division into two intervals (exact k-means). The order of the
-    values changes no bit.
+    The start is the best split into two intervals (exact k-means). Above 2**20 values, only every n-th sorted
+    value is used. The result does not depend on the order of the values, bit for bit.
     """
     values = values.double().cpu().sort().values
     values = values[:: -(-len(values) // 2**20)]
@@ -39,7 +40,7 @@ def fit_mixture(values: Tensor, iterations: int = 100, tolerance: float = 1e-6) 
     sums = values.cumsum(0)
     gains = sums[:-1].square() / counts + (sums[-1] - sums[:-1]).square() / counts.flip(0)
     is_upper = (torch.arange(len(values)) > gains.argmax()).double()
-    shares = torch.stack([1 - is_upper, is_upper])  # (2, N): of each value, that of either Gaussian
+    shares = torch.stack([1 - is_upper, is_upper])  # (2, N), share of each Gaussian in each value
     floor = values.var(correction=0) * 1e-6 + 1e-12
     likelihood = -math.inf
     for _ in range(iterations):
@@ -58,19 +59,19 @@ def fit_mixture(values: Tensor, iterations: int = 100, tolerance: float = 1e-6) 
 
 
 def log_densities(mixture: Mixture, values: Tensor) -> Tensor:
-    """Return the logarithm of the weighted densities of both Gaussians at values (N,): (2, N)."""
+    """Return the logarithm of each Gaussian's weighted density at values (N,), as (2, N)."""
     weights, means, deviations = (part[:, None] for part in mixture)
     scores = (values - means) / deviations
     return weights.log() - deviations.log() - 0.5 * (scores.square() + math.log(2 * math.pi))
 
 
 def crossing(mixture: Mixture) -> float | None:
-    """Return where the two weighted densities are equal between the means; None unless that is one place."""
+    """Return the value between the means where the weighted densities are equal; None unless exactly one."""
     low, high = map(float, mixture.means)
     at_low, at_high = log_densities(mixture, mixture.means).diff(dim=0)[0].tolist()  # upper minus lower
     if not at_low < 0 < at_high:
         return None
-    # The difference of the logarithms is quadratic; from one sign to the other, it has one root in between.
+    # The difference of the log densities is quadratic and changes sign between the means: one root.
     for _ in range(100):
         middle = (low + high) / 2
         place = torch.tensor([middle], dtype=torch.float64)
@@ -80,10 +81,10 @@ def crossing(mixture: Mixture) -> float | None:
 
 
 class Gate(nn.Module):
-    """Keep utterances whose loss does not exceed a threshold; remember each one's last loss and outcome.
+    """Keep utterances whose loss does not exceed a threshold; store each utterance's last loss and outcome.
 
-    These buffers are indexed by utterance and equal on all workers, so neither restarts nor the number of
-    workers change the result.
+    The buffers are indexed by utterance and equal on all workers, so the result does not depend on restarts
+    or on the number of workers.
     """
 
     losses: Tensor
@@ -98,9 +99,10 @@ class Gate(nn.Module):
         self.register_buffer("threshold", torch.tensor(config.threshold if config.name == "fixed" else 0.0))
 
     def start_epoch(self, progress: Progress) -> None:
-        """Set the threshold of this epoch where the two Gaussians of the log losses cross, if they do.
+        """Set the threshold to the crossing of two Gaussians fitted to the log losses, if they cross.
 
-        Otherwise the old one stays. At least `min_kept` are kept. The first worker computes it for all.
+        Otherwise the old threshold stays. At least the share `min_kept` is kept. The first worker computes
+        the threshold for all workers. Fixed thresholds do not change.
         """
         if self.config.name != "mixture" or progress.epoch < self.config.start_epoch:
             return
@@ -116,13 +118,13 @@ class Gate(nn.Module):
             self.threshold.fill_(math.exp(found))
 
     def judge(self, losses: Tensor, progress: Progress) -> Tensor:
-        """Return KEPT or LEFT_OUT for each row's loss (B,); all are kept while there is no threshold."""
+        """Return KEPT or LEFT_OUT per loss (B,); before `start_epoch` or without threshold, keep all."""
         is_open = self.threshold <= 0 if progress.epoch >= self.config.start_epoch else True
         return torch.where((losses <= self.threshold) | is_open, KEPT, LEFT_OUT)
 
     def remember(self, utterances: Tensor, losses: Tensor, outcomes: Tensor) -> Tensor:
-        """Keep losses and outcomes of this step's rows (B,), in training; return all outcomes, (W*B,)."""
-        # One collective for the three: float64 holds the number of any utterance.
+        """Store this step's losses and outcomes (B,) if training; return all workers' outcomes, (W*B,)."""
+        # One collective for all three columns; float64 represents every utterance number exactly.
         rows = distributed.gather(torch.stack([t.double() for t in (utterances, losses, outcomes)], 1))
         places = rows[:, 0].long()
         if self.training:

@@ -1,4 +1,4 @@
-"""What DINO and SDPN share: a head that ends in a bottleneck of unit vectors, prototypes, and their model."""
+"""Parts of DINO and SDPN: a head that ends in a bottleneck of unit vectors, prototypes, a base class."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,16 +16,16 @@ from sslsv.ops.layers import full_precision
 class BottleneckHead(nn.Module):
     """Map embeddings (N, D) to unit vectors (N, P): Linear-BN-GELU for all dims but the last, then Linear.
 
-    `hidden` and `to_bottleneck` are its two halves. A `wide_dim` above 0 ends the first half with a plain
-    linear layer of that size (RDINO's). Weights begin as in DINO: truncated normal of deviation 0.02, biases
-    0. Source: Caron et al., ICCV 2021 (arXiv 2104.14294); batch norm is on, as for speakers.
+    `hidden` and `to_bottleneck` are its two halves. A `wide_dim` above 0 appends a linear layer of that size
+    to the first half (RDINO). Weights are initialised as in DINO: truncated normal with deviation 0.02,
+    biases 0. Source: Caron et al., ICCV 2021 (arXiv 2104.14294), with batch norm, as usual for speakers.
     """
 
     def __init__(self, input_dim: int, dims: Sequence[int], wide_dim: int = 0) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for dim in dims[:-1]:
-            # The batch norm would cancel a bias, so there is none; DINO's own layers have one.
+            # The batch norm would cancel a bias, so there is none; DINO's own layers have a bias.
             layers += [nn.Linear(input_dim, dim, bias=False), nn.BatchNorm1d(dim), nn.GELU()]
             input_dim = dim
         if wide_dim:
@@ -44,14 +44,14 @@ class BottleneckHead(nn.Module):
         return self.to_bottleneck(self.hidden(embeddings))
 
     def to_bottleneck(self, hidden: Tensor) -> Tensor:
-        """Return the unit vectors of what `hidden` gave."""
+        """Return unit vectors (N, P) of the output of `hidden`."""
         return F.normalize(full_precision(self.bottleneck(hidden)), dim=1)
 
 
 class Prototypes(nn.Module):
-    """Hold `count` directions: calling it gives unit rows (count, dim), at least float32.
+    """Hold `count` directions; a call returns them as unit rows (count, dim), in float32 or float64.
 
-    That is a weight-normalised linear layer with gains of 1; its products with unit vectors are cosines.
+    This is a weight-normalised linear layer with gains of 1: its products with unit vectors are cosines.
     """
 
     def __init__(self, count: int, dim: int) -> None:
@@ -65,7 +65,7 @@ class Prototypes(nn.Module):
 
 
 class PrototypeModel(TeacherModel):
-    """Hold an encoder, a head and prototypes, for long and short views; embed with the teacher."""
+    """Hold an encoder, a head and prototypes, for long and short views; embeddings come from the teacher."""
 
     embedder = "teacher.encoder"
 
@@ -77,12 +77,12 @@ class PrototypeModel(TeacherModel):
         self.prototypes = Prototypes(config.num_prototypes, config.head_dims[-1])
 
     def before_step(self, progress: Progress) -> None:
-        """Clip each tensor's gradient by itself."""
+        """Clip each tensor's gradient separately."""
         clip_each(self.parameters(), self.config.tensor_clip_norm)
 
 
 class _LogSumExp(torch.autograd.Function):
-    """Make the cosines of one view at a time, and make them again for the gradient."""
+    """Compute the cosines of one view at a time, and recompute them in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
@@ -108,7 +108,7 @@ class _LogSumExp(torch.autograd.Function):
 def log_sum_exp(rows: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
     """Return log sum over k of exp(row . prototype_k / temperature): (V, B, P), (K, P) -> (V, B).
 
-    Only the (B, K) logits of one view are there at any time. The backward pass makes them again: four matrix
-    products in place of three.
+    Only the (B, K) logits of one view are in memory at any time. The backward pass recomputes them: four
+    matrix products in total instead of three.
     """
     return _LogSumExp.apply(rows, prototypes, temperature)  # type: ignore[no-any-return]

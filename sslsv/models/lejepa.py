@@ -1,4 +1,4 @@
-"""LeJEPA: views that agree, and are normally distributed. Balestriero and LeCun, arXiv 2511.08544."""
+"""LeJEPA: make views agree and be normally distributed. Balestriero and LeCun, arXiv 2511.08544."""
 
 from typing import Annotated, Literal
 
@@ -13,24 +13,24 @@ from sslsv.settings import refuse_if, section
 
 
 class LeJEPA(ProjectedViews):
-    """Pull views together and keep them normally distributed: no teacher, predictor or negatives, one weight.
+    """Pull views together and keep them normally distributed, without a teacher, predictor or negatives.
 
-    The loss is sigreg_weight * SIGReg + (1 - sigreg_weight) * distance, the mean over all entries of the
-    squared distance of views to the mean of the long ones; projections are not normalised.
+    The loss is sigreg_weight * SIGReg + (1 - sigreg_weight) * distance. The distance is the mean squared
+    difference, over all entries, of views to the mean of the long views. Projections are not normalised.
     """
 
     @section
     class Config(MethodConfig):
-        """Hold the settings of LeJEPA; weight and directions are the paper's, which is not about speakers."""
+        """Hold the settings of LeJEPA; weight and directions are from the paper, which is not on speakers."""
 
         name: Literal["lejepa"] = "lejepa"
         long_seconds: Annotated[float, Field(ge=0.1, description="length of a long view, seconds")] = 4.0
         short_seconds: ShortSeconds = 2.0
-        num_long: Annotated[int, Field(ge=1, description="views whose mean all views approach")] = 2
-        num_short: Annotated[int, Field(ge=0, description="views that are not in the mean")] = 4
+        num_long: Annotated[int, Field(ge=1, description="long views, whose mean all views approach")] = 2
+        num_short: Annotated[int, Field(ge=0, description="short views, not part of the mean")] = 4
         projector_dims: LayerDims = (2048, 2048, 64)
         sigreg_weight: Annotated[float, Field(ge=0, le=1, description="SIGReg's share in the loss")] = 0.05
-        num_directions: Annotated[int, Field(ge=1, description="random directions of SIGReg a step")] = 1024
+        num_directions: Annotated[int, Field(ge=1, description="random SIGReg directions per step")] = 1024
 
         def __post_init__(self) -> None:
             is_alone = self.num_long + self.num_short < 2
@@ -44,10 +44,10 @@ class LeJEPA(ProjectedViews):
         super().__init__(config, encoder, size, long, short)
 
     def loss_of(self, rows: Tensor, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the weighted sum of SIGReg and distance; the metrics are the unweighted ones."""
+        """Return the weighted sum of SIGReg and distance; the metrics are the unweighted terms."""
         projections = rows.transpose(0, 1)  # (V, W*B, P)
         normality = sigreg(projections, progress.generator(), self.config.num_directions)
-        # Long views come first; the gradient passes through both sides.
+        # Long views come first. Gradients flow through the views and through their mean.
         distance = (projections - projections[: self.config.num_long].mean(0)).square().mean()
         loss = self.config.sigreg_weight * normality + (1 - self.config.sigreg_weight) * distance
         return StepOutput(loss, {"sigreg": normality.detach(), "distance": distance.detach()})

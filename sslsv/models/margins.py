@@ -1,9 +1,9 @@
-"""Ask more of positives than to be nearer than negatives: margins of face recognition in contrastive losses.
+"""Margins from face recognition for contrastive losses: positives must beat negatives by a margin.
 
 Source: Lepage and Dehak, arXiv 2306.03664 and 2404.14913. A margin changes the cosine of an anchor and its
-positive before the softmax; negatives stay as they are, but for CurricularFace. Margins of 0 (a factor of 1
-for SphereFace) leave the loss of the logits and its gradient as they are, bit for bit, CurricularFace again
-excepted. (Without a margin SimCLR makes no such logits, see `nt_xent`: the two agree within rounding.)
+positive before the softmax. Only CurricularFace also changes negatives. For all other margins, a value of 0
+(a factor of 1 for SphereFace) leaves the loss of the logits and its gradient unchanged, bit for bit. (SimCLR
+without a margin does not compute these logits but calls `nt_xent`; the two agree within rounding.)
 """
 
 import math
@@ -15,15 +15,15 @@ from sslsv.models.base import Progress
 from sslsv.models.fields import MarginConfig, MarginSchedule
 from sslsv.ops import distributed
 
-# What a margin remembers: CurricularFace the mean cosine of positives, AdaFace mean and deviation of norms.
+# Initial running averages. CurricularFace: mean cosine of positives. AdaFace: mean and deviation of norms.
 _FIRST_AVERAGES = {"curricularface": (0.0,), "adaface": (20.0, 100.0)}
-_AVERAGE_RATE = 0.01  # share of this step in those averages
+_AVERAGE_RATE = 0.01  # weight of the current step in the running averages
 
 
 def rising_share(schedule: MarginSchedule, epochs: float) -> float:
-    """Return the share of the full margin, 0 to 1, after so many epochs, whole or not.
+    """Return the share of the full margin, from 0 to 1, after a possibly fractional number of epochs.
 
-    The exponential rise is that of wespeaker and 3D-Speaker: 90 % of it lie in its first third.
+    The exponential rise is that of wespeaker and 3D-Speaker; it reaches 90 % in the first third.
     """
     if schedule.name == "constant":
         return 1.0
@@ -37,9 +37,9 @@ def rising_share(schedule: MarginSchedule, epochs: float) -> float:
 
 
 def add_angle(cosines: Tensor, margin: Tensor | float) -> Tensor:
-    """Return cos(theta + margin), ArcFace (arXiv 1801.07698); the margin is in radians, one or one a row.
+    """Return cos(theta + margin), ArcFace (arXiv 1801.07698); the margin is in radians, scalar or per row.
 
-    Where theta + margin would exceed pi, it is cos(theta) - margin * sin(margin), which goes on falling.
+    Where theta + margin would exceed pi, it is cos(theta) - margin * sin(margin), which keeps decreasing.
     """
     margin = torch.as_tensor(margin, dtype=cosines.dtype)
     added = cosines * margin.cos() - _sines(cosines) * margin.sin()
@@ -48,29 +48,29 @@ def add_angle(cosines: Tensor, margin: Tensor | float) -> Tensor:
 
 
 def subtract_angle(cosines: Tensor, margin: Tensor | float) -> Tensor:
-    """Return cos(theta - margin): a nearer, and so harder, negative; the margin is in radians."""
+    """Return cos(theta - margin), which makes a negative harder; the margin is in radians."""
     margin = torch.as_tensor(margin, dtype=cosines.dtype)
     return cosines * margin.cos() + _sines(cosines) * margin.sin()
 
 
 def multiply_angle(cosines: Tensor, factor: Tensor | float) -> Tensor:
-    """Return cos(factor * theta), going on falling beyond pi: SphereFace (arXiv 1704.08063).
+    """Return cos(factor * theta), continued to keep decreasing beyond pi: SphereFace (arXiv 1704.08063).
 
-    Only the value: the gradient is that of the cosine itself.
+    Only the value changes; the gradient is that of the cosine itself.
     """
     with torch.no_grad():
         angles = cosines.clamp(-1, 1).acos()
         turns = (factor * angles / math.pi).floor()
         multiplied = (1 - 2 * turns.remainder(2)) * (factor * angles).cos() - 2 * turns
-        # The rounded angle's cosine is subtracted, not the cosine itself: a factor of 1 changes no bit.
+        # Subtracting the cosine of the rounded angle cancels its rounding: a factor of 1 changes no bit.
         change = multiplied - angles.cos()
     return cosines + change
 
 
 def add_by_quality(cosines: Tensor, margin: Tensor | float, quality: Tensor) -> Tensor:
-    """Return cos(theta - margin * q) - margin * (1 + q), AdaFace (arXiv 2204.00964), q from -1 to 1.
+    """Return cos(theta - margin * q) - margin * (1 + q), AdaFace (arXiv 2204.00964), `quality` q in [-1, 1].
 
-    The angle stays within 0 and pi, as in its authors' code.
+    The angle is clamped to [0, pi], as in the authors' code.
     """
     turn, inner = margin * quality, _inner(cosines)
     turned = cosines * turn.cos() + _sines(cosines) * turn.sin()
@@ -80,7 +80,7 @@ def add_by_quality(cosines: Tensor, margin: Tensor | float, quality: Tensor) -> 
 
 
 def _inner(cosines: Tensor) -> Tensor:
-    # The derivatives of sine and angle are infinite at cosines of 1, such as those of identical views.
+    # The derivatives of sine and angle are infinite at a cosine of 1, as for identical views.
     return cosines.clamp(-1 + 1e-7, 1 - 1e-7)
 
 
@@ -89,9 +89,9 @@ def _sines(cosines: Tensor) -> Tensor:
 
 
 class Margin(nn.Module):
-    """Apply a margin to logits; once a step, the method calls `observe` first and `after_step` last.
+    """Apply a margin to logits; in each step, the method calls `observe` first and `after_step` last.
 
-    With `sees_all_rows` False, the anchors are one worker's share of the batch.
+    If `sees_all_rows` is False, the anchors are only this worker's share of the global batch.
     """
 
     share: Tensor
@@ -113,10 +113,10 @@ class Margin(nn.Module):
 
     @torch.no_grad()
     def observe(self, positive_logits: Tensor, anchors: Tensor) -> None:
-        """Take in the batch: logits of all positives, without margin, and anchors (N, P), not normalised.
+        """Update statistics with the logits of all positives, without margin, and anchors (N, P).
 
-        In training the averages of this step count in its loss, as in the papers' code; `after_step` keeps
-        them. In evaluation nothing moves.
+        Anchors are not normalised. In training, the loss of a step already uses the averages of that step, as
+        in the papers' code; `after_step` stores them. In evaluation, running averages do not change.
         """
         self._new_averages = None
         if self.config.name == "magface" and self.config.norm_range is None:
@@ -135,7 +135,7 @@ class Margin(nn.Module):
         """Return logits (N, K) with the margin.
 
         `positives` (N, R) are the columns of each row's positives, `anchors` (N, P) the rows' projections,
-        not normalised: MagFace and AdaFace go by their norms.
+        which are not normalised, because MagFace and AdaFace use their norms.
         """
         if not self.is_active:
             return logits
@@ -147,7 +147,7 @@ class Margin(nn.Module):
         return changed + self._of_hard_negatives(logits, positives, cosines) / self.temperature
 
     def penalty(self, anchors: Tensor) -> Tensor:
-        """Return MagFace's term of the loss, mean of 1 / norm + norm / highest^2; 0 for the others."""
+        """Return `norm_weight` times MagFace's mean of 1 / norm + norm / highest^2; 0 for other margins."""
         if self.config.name != "magface" or self.config.norm_weight == 0:
             return anchors.new_zeros(())
         low, high = self.norm_range.unbind()
@@ -161,7 +161,7 @@ class Margin(nn.Module):
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
-        """Keep this step's averages, and move the margin to its value in the next step."""
+        """Store this step's averages, and set the margin to its value in the next step."""
         if self.is_active:
             epochs = progress.total_epochs * (progress.step + 1) / max(progress.total_steps, 1)
             self.share.fill_(rising_share(self.config.schedule, epochs))
@@ -178,7 +178,7 @@ class Margin(nn.Module):
             return multiply_angle(cosines, margin)
         if config.name == "adaface":
             mean, deviation = self._averages.unbind()
-            # The authors cut norms at 100, which would make those of some encoders all alike.
+            # The authors clip norms at 100, which would make all norms of some encoders equal.
             scores = (anchors.norm(dim=1) - mean) / (deviation + 1e-3) * config.concentration
             return add_by_quality(cosines, margin, scores.clamp(-1, 1).detach()[:, None])
         if config.name == "magface":  # arXiv 2103.06627: the longer the anchor, the larger its margin
@@ -189,17 +189,17 @@ class Margin(nn.Module):
         return add_angle(cosines, margin)
 
     def _of_hard_negatives(self, logits: Tensor, positives: Tensor, cosines: Tensor) -> Tensor:
-        """Return by how much CurricularFace (arXiv 2004.00288) changes the cosines of negatives, (N, K).
+        """Return the changes that CurricularFace (arXiv 2004.00288) makes to cosines of negatives, (N, K).
 
-        Those above cos(theta + margin) of the anchor's positive, the farthest if there are more, become
-        cosine * (t + cosine), t the running mean of the positives' cosines. As t is 0 at first, even a margin
-        of 0 is not NT-Xent.
+        Negatives above cos(theta + margin) of the anchor's positive (of its farthest positive, if there are
+        several) become cosine * (t + cosine), where t is the running mean of the positives' cosines. As t
+        starts at 0, even a margin of 0 differs from NT-Xent.
         """
         margin = self._value
         limits = (cosines * margin.cos() - _sines(cosines) * margin.sin()).amin(1, keepdim=True).detach()
         negatives = logits * self.temperature
         is_easy = (negatives <= limits).scatter(1, positives, True)
-        # Masked before the product: where an anchor meets itself, the logit is -inf.
+        # Mask before the product, because the logit of an anchor with itself is -inf.
         hard = negatives.masked_fill(is_easy, 0.0)
         return hard * (self._averages + hard) - hard
 

@@ -18,7 +18,7 @@ from sslsv.settings import section
 
 
 def moco_logits(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """Return cosines over temperature, (B, 1 + Q): each query's own key first, then the queue's rows (Q, P).
+    """Return cosines / temperature, (B, 1 + Q): each query's own key first, then the queue's rows (Q, P).
 
     Queries and keys are (B, P); all rows must have unit norm.
     """
@@ -27,10 +27,10 @@ def moco_logits(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float
 
 
 class MoCo(TwoViewTeacherModel):
-    """Contrast each view, as a query, with the other view's key and queue of past keys (momentum contrast).
+    """Contrast each view's query with the other view's key and a queue of its past keys (momentum contrast).
 
-    With `positives`, another utterance's key may take the place of the own one; in the queue it stays a
-    negative.
+    With `positives`, another utterance's key may replace a query's own key as the positive. Copies of that
+    key in the queue remain negatives.
     """
 
     @section
@@ -38,9 +38,9 @@ class MoCo(TwoViewTeacherModel):
         """Hold the settings of MoCo; the defaults are those with the best published result on VoxCeleb."""
 
         name: Literal["moco"] = "moco"
-        projector_dims: LayerDims = ()  # none is best for speakers
+        projector_dims: LayerDims = ()  # no projector is best for speakers
         temperature: Temperature = 0.03
-        queue_length: Annotated[int, Field(ge=1, description="past keys of a view, as negatives")] = 32768
+        queue_length: Annotated[int, Field(ge=1, description="past keys per view, used as negatives")] = 32768
         teacher_momentum: Momentum = 0.999
         positives: Positives = None
         margin: MarginConfig = field(default_factory=MarginConfig)
@@ -59,7 +59,7 @@ class MoCo(TwoViewTeacherModel):
         return self.config.teacher_momentum
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the mean loss of this worker's queries against the queues, which are the same everywhere."""
+        """Return the mean loss of this worker's queries; the queues are the same on all workers."""
         embeddings, projections, targets = self.project_both(batch["views"])
         with torch.autocast(targets.device.type, enabled=False):
             anchors = by_sample(projections)
@@ -83,8 +83,8 @@ class MoCo(TwoViewTeacherModel):
         return self.regularized(output, by_sample(embeddings), progress)
 
     def after_step(self, progress: Progress) -> None:
-        """Put this step's keys into the queues, in the order of the global batch; move teacher and margin."""
-        if self._new_keys is not None:  # Not pushed in `forward`: the backward pass needs the old queue.
+        """Push this step's keys into the queues, in global-batch order; update teacher and margin."""
+        if self._new_keys is not None:  # `forward` can't push: the backward pass needs the old queue.
             for view, queue in enumerate(self.queues):
                 queue.push(self._new_keys[:, view])  # type: ignore[operator]
             self._new_keys = None

@@ -17,8 +17,8 @@ def moco_v3_loss(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Ten
     """Return 2 * temperature * [InfoNCE(q_a, k_b) + InfoNCE(q_b, k_a)], algorithm 1, and `accuracy`.
 
     Predictions q of the student and keys k of the teacher are (B, 2, P), for the views a and b, and are
-    normalised here. Negatives of a query are the other samples' keys of the other view, B - 1. The factor is
-    the authors': with it the size of the gradient hardly depends on the temperature.
+    normalised here. The negatives of a query are the B - 1 keys of other samples in the other view. The
+    factor 2 * temperature is the authors'; with it, the size of the gradient hardly depends on temperature.
     """
     directions = [view_logits(queries[:, [i]], keys[:, [1 - i]], temperature) for i in (0, 1)]
     loss = 2 * temperature * torch.stack([contrastive_loss(*each) for each in directions]).sum()
@@ -26,7 +26,7 @@ def moco_v3_loss(queries: Tensor, keys: Tensor, temperature: float) -> tuple[Ten
 
 
 class MoCoV3(TwoViewTeacherModel):
-    """Contrast predictions with a teacher's keys; negatives are the rest of the global batch, not a queue."""
+    """Contrast predictions with a teacher's keys; negatives come from the global batch, not from a queue."""
 
     projector_ends_in_norm = True
 
@@ -38,13 +38,13 @@ class MoCoV3(TwoViewTeacherModel):
         projector_dims: LayerDims = (4096, 256)
         # The authors' predictor has no bias in its last layer; here it has one.
         predictor_dims: LayerDims = (4096, 256)
-        temperature: Temperature = 0.2  # the authors' for transformers; 1.0 for ResNets
-        teacher_momentum: Momentum = 0.99  # at the start; it rises to 1 by a half cosine
+        temperature: Temperature = 0.2  # the authors' value for transformers; their value for ResNets is 1.0
+        teacher_momentum: Momentum = 0.99  # initial value; it rises to 1 along half a cosine
 
     config: Config
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the loss of all workers' batches; `accuracy` is the share of queries nearest their key."""
+        """Return the loss of the global batch; `accuracy` is the share of queries nearest their key."""
         embeddings, projections, targets = self.project_both(batch["views"])
         predictions = self.predictor(projections)
         with torch.autocast(targets.device.type, enabled=False):

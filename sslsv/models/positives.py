@@ -1,4 +1,4 @@
-"""SSPS: positives of other utterances, found by clusters. Lepage and Dehak 2025, arXiv 2501.17772."""
+"""SSPS: positives from other utterances of nearby clusters. Lepage and Dehak 2025, arXiv 2501.17772."""
 
 import torch
 from torch import Tensor, nn
@@ -9,21 +9,22 @@ from sslsv.models.queue import Queue
 
 
 class PositiveSampler(nn.Module):
-    """Replace positives by past positives of other utterances, which may have been recorded elsewhere.
+    """Replace positives by past positives of other utterances, which may come from other recordings.
 
-    Two views of one utterance share the recording's channel, which the encoder would learn as well. So from
-    `start_epoch` on, `cluster` groups all utterances before each epoch, by embeddings of clean crops. In a
-    step an anchor draws one of the `num_neighbors` clusters nearest to its own (0: its own), then one of the
-    utterances of that cluster that are in the queue, and uses its newest positive. If there is none, or
-    before the first `cluster`, it keeps its own positive. Then the batch's own positives, not their
-    replacements, enter the queue.
+    Two views of one utterance share the recording's channel, so the encoder would learn the channel too. From
+    `start_epoch` on, `cluster` therefore groups all utterances before each epoch, by embeddings of clean
+    crops. In a step, each anchor draws one of the `num_neighbors` clusters nearest to its own (0: its own).
+    Then it draws an utterance of that cluster from the queue and uses the utterance's newest positive. If
+    there is none, or before the first `cluster`, the anchor keeps its own positive. Finally, the batch's own
+    positives, not their replacements, enter the queue.
 
-    With `sampling: nearest` there are no clusters: the anchor draws one of the `num_neighbors` other
-    utterances in the queue whose clean crops are most like its own. Their embeddings are kept, 1.1 GB as
-    float16 for VoxCeleb2; of clusters, a checkpoint holds labels, neighbours and queue, 60 MB as published.
+    With `sampling: nearest` there are no clusters. The anchor draws one of the `num_neighbors` other
+    utterances in the queue whose clean crops are most similar to its own. A checkpoint then holds all clean
+    embeddings, 1.1 GB in float16 for VoxCeleb2. With clusters, it holds labels, neighbours and queue, 60 MB
+    with the published settings.
 
-    As published (arXiv 2505.14561), the embeddings are collected over an epoch, each by the weights of its
-    step, from a further view in the batch; here one pass by the model as it is makes them all.
+    The authors (arXiv 2505.14561) collect the embeddings during an epoch, from an additional view in the
+    batch, each with the weights of its step. Here, one pass with the current weights computes all of them.
     """
 
     labels: Tensor
@@ -40,11 +41,11 @@ class PositiveSampler(nn.Module):
                 f"{num_utterances} utterance(s) to cluster: lower it."
             )
         self.settings = settings
-        # Random rows would change the draws of the layers that are made later.
+        # Zeros, because random rows would change the initial weights of layers created later.
         self.queue = Queue(settings.queue_length, dim, starts_random=False)
-        self.register_buffer("utterances", torch.full((settings.queue_length,), -1))  # of the queue's rows
+        self.register_buffer("utterances", torch.full((settings.queue_length,), -1))  # id of each row
         self.register_buffer("labels", torch.full((num_utterances,), -1))  # cluster of each utterance
-        # The clusters that members of a cluster sample from; -1 for none.
+        # Clusters that the members of each cluster sample from; -1 for none.
         shape = 0 if is_nearest else settings.num_clusters, max(settings.num_neighbors, 1)
         self.register_buffer("neighbors", torch.full(shape, -1))
         shape = num_utterances if is_nearest else 0, embedding_dim
@@ -53,7 +54,8 @@ class PositiveSampler(nn.Module):
     def cluster(self, embeddings: Tensor, generator: torch.Generator) -> None:
         """Cluster all utterances by their embeddings (N, D); all workers must call this together.
 
-        On the device of the model this holds one float16 copy of the embeddings, see `spherical_kmeans`.
+        With `sampling: nearest`, embeddings are only stored. This makes one float16 copy of them on the
+        model's device.
         """
         settings = self.settings
         rows = half_unit_rows(embeddings, self.labels.device)
@@ -69,7 +71,7 @@ class PositiveSampler(nn.Module):
             self.neighbors.copy_(torch.arange(settings.num_clusters, device=rows.device)[:, None])
 
     def forward(self, rows: Tensor, utterances: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Return rows (B, ...) of the global batch in which some are replaced, and their share; then push.
+        """Return rows (B, ...) of the global batch, some replaced, and the replaced share; update the queue.
 
         `utterances` (B,) are the rows' own, `draws` (B, 2) uniform in [0, 1). Replaced rows have no gradient.
         """
@@ -84,7 +86,7 @@ class PositiveSampler(nn.Module):
 
     @torch.no_grad()
     def sample(self, utterances: Tensor, draws: Tensor) -> Tensor:
-        """Return the place in the queue of a positive for each utterance (B,), -1 for none."""
+        """Return the index of a positive in the queue for each utterance (B,), or -1 for none."""
         own = self.labels[utterances]
         if self.settings.sampling == "nearest":
             return self._nearest(utterances, draws[:, 1:]).masked_fill(own < 0, -1)
@@ -92,14 +94,14 @@ class PositiveSampler(nn.Module):
         wanted = options.gather(1, (draws[:, :1] * options.shape[1]).long()).squeeze(1)
         wanted = wanted.masked_fill(own < 0, -1)
         members = self.labels[self.utterances].masked_fill(~self._is_newest(), -1)
-        members, places = members.sort(stable=True)  # those of one cluster beside each other
+        members, places = members.sort(stable=True)  # makes the members of each cluster adjacent
         first = torch.searchsorted(members, wanted)
         count = torch.searchsorted(members, wanted, right=True) - first
         chosen = (first + (draws[:, 1] * count).long()).clamp_max(len(places) - 1)
         return places[chosen].masked_fill((count == 0) | (wanted < 0), -1)
 
     def _nearest(self, utterances: Tensor, draws: Tensor) -> Tensor:
-        # A score is that of an anchor and of the newest positive of another utterance.
+        # Scores compare the clean crops of anchors (rows) and of utterances in the queue (columns).
         others = self.references[self.utterances.clamp_min(0)].float()
         scores = self.references[utterances].float() @ others.T
         is_other = self._is_newest() & (self.utterances != utterances[:, None])
@@ -109,10 +111,10 @@ class PositiveSampler(nn.Module):
         return places.masked_fill(count == 0, -1).squeeze(1)
 
     def _is_newest(self) -> Tensor:
-        """Tell for each place of the queue whether it holds the last positive of its utterance, (Q,)."""
+        """Return for each queue row whether it holds the newest positive of its utterance, (Q,)."""
         length = len(self.utterances)
         ages = (torch.arange(length, device=self.labels.device) - self.queue.next_row) % length
-        ages = ages.masked_fill(self.utterances < 0, -1)  # the larger, the newer
+        ages = ages.masked_fill(self.utterances < 0, -1)  # larger is newer; -1 for empty rows
         newest = torch.full_like(self.labels, -1)
         newest.scatter_reduce_(0, self.utterances.clamp_min(0), ages, "amax")
         return (ages >= 0) & (newest[self.utterances] == ages)

@@ -1,4 +1,4 @@
-"""A queue of the newest rows of past batches, for methods that compare with more than one batch."""
+"""A queue of the newest rows of past batches, for methods that compare with more rows than a batch has."""
 
 import torch
 import torch.nn.functional as F
@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 class Queue(nn.Module):
-    """Hold the last `length` rows that were pushed, (length, dim); at first random unit vectors, or zeros.
+    """Hold the last `length` rows that were pushed, (length, dim); initially random unit vectors, or zeros.
 
-    It is a ring: the newest rows replace the oldest, in the order of the global batch. All workers must push
-    the same rows, so a caller gathers first; then the queue is the same for any number of workers.
+    This is a ring buffer: the newest rows replace the oldest, in the order of the global batch. All workers
+    must push the same rows, so callers gather first. The queue is then the same for any number of workers.
     """
 
     rows: Tensor
@@ -23,9 +23,9 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> Tensor:
-        """Replace the oldest rows by `rows` (N, dim), or by the last `length` of them; return their places.
+        """Replace the oldest rows by `rows` (N, dim), or by the last `length` of them; return their indices.
 
-        A loss that has used `rows` must have been backpropagated: the tensor is changed in place.
+        Call this only after the backward pass of a loss that uses `self.rows`, which changes in place.
         """
         length = len(self.rows)
         rows = rows[-length:].to(self.rows.dtype) if length else rows[:0]

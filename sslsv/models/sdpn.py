@@ -20,9 +20,9 @@ from sslsv.settings import section
 def sdpn_targets(rows: Tensor, prototypes: Tensor, temperature: float, iterations: int) -> Tensor:
     """Return the balanced softmax(cosines / temperature), (B, K), of the teacher's unit rows (B, P).
 
-    Temperature 0.025 equals the authors' softmax at 0.1, sharpened by the power 1 / 0.25.
+    Temperature 0.025 equals the authors' softmax at temperature 0.1, sharpened by the exponent 1 / 0.25.
     """
-    # From exp(cosines / temperature), whose rows do not sum to 1, a few iterations would lead elsewhere.
+    # Rows of exp(cosines / temperature) do not sum to 1; few iterations from there give different targets.
     return sinkhorn(F.log_softmax(rows @ prototypes.T / temperature, 1), 1.0, iterations)
 
 
@@ -34,16 +34,16 @@ def memax(mean_probabilities: Tensor) -> Tensor:
 
 
 class SDPN(PrototypeModel):
-    """Predict from short augmented crops to which prototypes a clean long crop belongs.
+    """Predict the prototypes of a clean long crop from short augmented crops.
 
-    Student and teacher share the prototypes. Mean prediction, balance and nearest neighbours are of the
-    global batch; the authors' code looks for neighbours on each GPU alone, which spreads embeddings less. The
-    embedding is the teacher's.
+    Student and teacher share the prototypes. Mean prediction, balancing and nearest neighbours (KoLeo) use
+    the global batch. The authors' code searches neighbours on each GPU separately, which spreads embeddings
+    less. Embeddings come from the teacher.
     """
 
     @section
     class Config(PrototypeConfig):
-        """Hold the settings of SDPN, as published for VoxCeleb; the teacher has one long view, clean."""
+        """Hold the settings of SDPN, as published for VoxCeleb; the teacher sees one clean long view."""
 
         name: Literal["sdpn"] = "sdpn"
         num_prototypes: NumPrototypes = 1024
@@ -51,26 +51,26 @@ class SDPN(PrototypeModel):
         balance_iterations: BalanceIterations = 3
         memax_weight: Weight = 1.0
         koleo_weight: Weight = 0.1
-        # The second paper (arXiv 2505.13826) has this instead of koleo; its code and weight are not public.
+        # The second paper (arXiv 2505.13826) uses this instead of koleo; its code and weight are not public.
         correlation_weight: Weight = 0.0
-        # The authors add up the prototypes' gradients of their 4 GPUs, and average all others.
-        prototype_rate_scale: Annotated[float, Field(ge=0, description="factor of their learning rate")] = 4.0
+        # The authors sum the prototypes' gradients over their 4 GPUs and average all other gradients.
+        prototype_rate_scale: Annotated[float, Field(ge=0, description="factor of the learning rate")] = 4.0
 
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__(config, encoder, ViewGroup("long", 1, config.long_seconds, is_clean=True))
         self.add_teacher("encoder", "head")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the default groups, and one of the prototypes: no decay, a learning rate of their own."""
+        """Return the default groups, and one for the prototypes: no decay, scaled learning rate."""
         prototypes = self.prototypes.weight
         others = [parameter for parameter in self.parameters() if parameter is not prototypes]
         scale = self.config.prototype_rate_scale
         return [*decay_groups(others), {"params": [prototypes], "decays": False, "rate_scale": scale}]
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the loss: this worker's rows in the cross entropy, the global batch in all other terms.
+        """Return the loss; the cross entropy is on this worker's rows, all other terms on the global batch.
 
-        `mean_entropy`, in nats, is ln K when all prototypes are in use; `target_entropy` is that of a target.
+        `mean_entropy`, in nats, is ln K if prototypes are used equally; `target_entropy` is that of a target.
         """
         config, num_rows = self.config, len(batch["long"])
         embeddings = self.encoder(by_view(batch["short"]))

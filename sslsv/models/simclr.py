@@ -14,7 +14,7 @@ from sslsv.models.margins import Margin
 from sslsv.models.two_view import TwoViewModel
 from sslsv.settings import refuse_if, section
 
-_LONG, _SHORT = 2, 4  # views of an utterance in the form `multi_view`
+_LONG, _SHORT = 2, 4  # number of views of an utterance in the form `multi_view`
 
 
 class SimCLR(TwoViewModel):
@@ -24,15 +24,15 @@ class SimCLR(TwoViewModel):
     class Config(TwoViewConfig):
         """Hold the settings of SimCLR; the defaults are those with the best published result on VoxCeleb.
 
-        Forms: `symmetric`, NT-Xent, each view against its partner and all other views; `asymmetric`, the
-        first view against the second ones (InfoNCE); `multi_view`, four short views, of `crop_seconds`,
-        against two long ones.
+        Forms: `symmetric` is NT-Xent, each view against its partner and all other views. `asymmetric` is
+        InfoNCE, the first view against the second views. `multi_view` contrasts four short views (of
+        `crop_seconds`) with two long views.
         """
 
         name: Literal["simclr"] = "simclr"
-        long_crop_seconds: Annotated[float, Field(ge=0.1, description="multi_view: the long views")] = 4.0
-        projector_dims: LayerDims = ()  # none is best for speakers; images take (2048, 2048, 256)
-        temperature: Temperature = 0.03  # a lower one weighs the hardest negatives more
+        long_crop_seconds: Annotated[float, Field(ge=0.1, description="multi_view: long view, seconds")] = 4.0
+        projector_dims: LayerDims = ()  # no projector is best for speakers; for images: (2048, 2048, 256)
+        temperature: Temperature = 0.03  # lower values give the hardest negatives more weight
         form: Literal["symmetric", "asymmetric", "multi_view"] = "symmetric"
         margin: MarginConfig = field(default_factory=MarginConfig)
         positives: Positives = None
@@ -56,7 +56,7 @@ class SimCLR(TwoViewModel):
             )
 
     def loss_of(self, rows: Tensor, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Contrast short views with long ones, which come first, or leave two views to `loss`."""
+        """Contrast short views with long views (the first two), or pass two views to `loss`."""
         if self.config.form != "multi_view":
             return super().loss_of(rows, batch, progress)
         keys, anchors = rows[:, :_LONG], rows[:, _LONG:]
@@ -74,11 +74,11 @@ class SimCLR(TwoViewModel):
         return self._contrast(*logits, torch.stack([z_a, z_b], 1))
 
     def after_step(self, progress: Progress) -> None:
-        """Move the margin and what it remembers."""
+        """Update the margin and its running averages."""
         self.margin.after_step(progress)
 
     def _contrast(self, logits: Tensor, positives: Tensor, anchors: Tensor) -> StepOutput:
-        """Return the loss of logits whose rows are those of the projections `anchors` (B, views, P)."""
+        """Return the loss of logits whose rows belong to the projections `anchors` (B, views, P), by view."""
         rows = by_view(anchors)
         self.margin.observe(logits.gather(1, positives).flatten(), rows)
         loss = contrastive_loss(self.margin(logits, positives, rows), positives)

@@ -18,17 +18,17 @@ def simsiam_loss(predictions: Tensor, projections: Tensor) -> Tensor:
     """Return [-cos(p_a, z_b) - cos(p_b, z_a)] / 2, mean over rows, from -1 to 1.
 
     Predictions p and projections z are (B, 2, P), for the views a and b; no gradient passes through z
-    (equation 4). The loss of a row depends on no other row.
+    (equation 4). The loss of a row does not depend on other rows.
     """
     return -F.cosine_similarity(predictions, projections.detach().flip(1), dim=2).mean()
 
 
 class SimSiam(ProjectedViews):
-    """Predict the projection of the other view, through which no gradient passes.
+    """Predict the projection of the other view; no gradient passes through this projection.
 
-    It does not work well for speakers: the best published result of this recipe is an EER of 28.94 %, while
-    methods with negatives reach 6 to 9 %. It is here for comparisons. Both views pass through the network
-    together, so batch norms see them as one batch; the authors' code passes them one by one.
+    SimSiam does not work well for speakers and is included for comparison: the best published result of this
+    recipe is an EER of 28.94 %, while methods with negatives reach 6 to 9 %. Both views pass through the
+    network together, so batch norms see them as one batch. The authors' code passes them one after the other.
     """
 
     projector_ends_in_norm = True
@@ -42,12 +42,12 @@ class SimSiam(ProjectedViews):
         predictor_dims: LayerDims = (512, 2048)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return groups in which the predictor stays at the highest rate while that of the rest falls."""
+        """Return groups that keep the predictor at the highest rate, while the rest follows the schedule."""
         rest = [*self.encoder.parameters(), *self.projector.parameters()]
         return decay_groups(rest) + decay_groups(self.predictor.parameters(), follows_schedule=False)
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the mean loss of this worker's rows; averaged over workers, that of the global batch.
+        """Return the mean loss of this worker's rows; its mean over workers is the global batch's loss.
 
         `projection_feature_std` is near 1 when projections spread evenly, 0 when they have collapsed.
         """

@@ -1,8 +1,8 @@
-"""Supervised speaker classification with margins, as reference and for fine-tuning.
+"""Supervised speaker classification with margins, as a reference and for fine-tuning.
 
 Sources: additive angular margin, Deng et al., arXiv 1801.07698; sub-centres, Deng et al., ECCV 2020;
-inter-top-k, Zhao et al., arXiv 2110.05042; SphereFace2, Wen et al., arXiv 2108.01513, as wespeaker has it.
-Labels that are clusters, and wrong here and there: `gates`.
+inter-top-k, Zhao et al., arXiv 2110.05042; SphereFace2, Wen et al., arXiv 2108.01513, as in wespeaker.
+See `gates` for labels that contain errors, such as those from clustering.
 """
 
 import math
@@ -22,17 +22,17 @@ from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
 from sslsv.settings import refuse_if, section
 
-_POSITIVE_WEIGHT = 0.7  # of SphereFace2
+_POSITIVE_WEIGHT = 0.7  # weight of the target class in SphereFace2
 
 
 def aam_logits(cosines: Tensor, labels: Tensor, margin: Tensor | float, scale: float) -> Tensor:
-    """Return scale * cosines (B, K) in which the target's angle is larger by `margin`, see `add_angle`."""
+    """Return scale * cosines (B, K) with the target's angle increased by `margin` (see `add_angle`)."""
     target = add_angle(cosines.gather(1, labels[:, None]), margin)
     return scale * cosines.scatter(1, labels[:, None], target)
 
 
 def harder_negatives(cosines: Tensor, labels: Tensor, count: int, margin: Tensor | float) -> Tensor:
-    """Return cosines (B, K) with the angles of the `count` nearest other classes smaller by `margin`."""
+    """Return cosines (B, K) with the angles of the `count` nearest other classes decreased by `margin`."""
     count = min(count, cosines.shape[1] - 1)
     if count == 0:
         return cosines
@@ -43,10 +43,10 @@ def harder_negatives(cosines: Tensor, labels: Tensor, count: int, margin: Tensor
 def sphereface2_loss(
     cosines: Tensor, labels: Tensor, margin: Tensor | float, scale: float, bias: Tensor
 ) -> Tensor:
-    """Return the sum over classes of a binary loss each (SphereFace2, type C), mean over the rows (B, K).
+    """Return the sum over classes of one binary loss each (SphereFace2, type C), mean over the rows (B, K).
 
-    g(z) = 2 ((z + 1) / 2)^3 - 1 spreads the cosines; the target costs softplus(-scale (g - margin) - bias),
-    and any other class softplus(scale (g + margin) + bias), weighted by 0.7 and 0.3.
+    g(z) = 2 ((z + 1) / 2)^3 - 1 spreads the cosines. The target class costs softplus(-scale (g - margin) -
+    bias), weighted by 0.7; each other class costs softplus(scale (g + margin) + bias), weighted by 0.3.
     """
     spread = 2 * ((cosines + 1) / 2).pow(3) - 1
     own = labels[:, None]
@@ -65,28 +65,28 @@ class Supervised(Model):
         """Hold the settings of supervised training; the defaults are those published for VoxCeleb2."""
 
         name: Literal["supervised"] = "supervised"
-        crop_seconds: Annotated[float, Field(ge=0.1, description="length of the one view, seconds")] = 2.0
+        crop_seconds: Annotated[float, Field(ge=0.1, description="length of a crop, seconds")] = 2.0
         scale: Annotated[float, Field(gt=0, description="factor of the cosines")] = 30.0
         loss: Annotated[
             Literal["aam", "sphereface2"],
-            Field(description="aam: softmax with an angular margin; sphereface2: a binary loss a class"),
+            Field(description="aam: softmax with an angular margin; sphereface2: one binary loss per class"),
         ] = "aam"
         margin: Annotated[
             float,
-            Field(ge=0, lt=math.pi / 2, description="of the target class: radians; sphereface2: cosine"),
+            Field(ge=0, lt=math.pi / 2, description="target-class margin; aam: radians, sphereface2: cosine"),
         ] = 0.2
         margin_schedule: MarginSchedule = field(default_factory=MarginSchedule)
-        num_subcenters: Annotated[int, Field(ge=1, description="centres of a class; the nearest counts")] = 1
+        num_subcenters: Annotated[int, Field(ge=1, description="centres per class; the nearest counts")] = 1
         num_hard_negatives: Annotated[
-            int, Field(ge=0, description="nearest other classes that get a margin too (inter-top-k)")
+            int, Field(ge=0, description="nearest other classes that also get a margin (inter-top-k)")
         ] = 0
-        hard_margin: Annotated[float, Field(ge=0, lt=math.pi / 2, description="their margin, radians")] = 0.06
+        hard_margin: Annotated[float, Field(ge=0, lt=math.pi / 2, description="inter-top-k: radians")] = 0.06
         keeps_classes: Annotated[
-            bool, Field(description="with encoder.init: start from that run's classes too (large margin)")
+            bool, Field(description="with encoder.init: also load that run's classes (large margin)")
         ] = False
         gate: GateConfig = field(default_factory=GateConfig)
         correction: Annotated[
-            CorrectionConfig | None, Field(description="what becomes of utterances left out; null = nothing")
+            CorrectionConfig | None, Field(description="relabels utterances left out; null = no relabelling")
         ] = None
 
         def __post_init__(self) -> None:
@@ -114,14 +114,14 @@ class Supervised(Model):
             self.views += (ViewGroup("clean", 1, config.crop_seconds, is_clean=True),)
         self.encoder = encoder
         dim = int(encoder.embedding_dim)  # type: ignore[arg-type]
-        rows = size.num_speakers * config.num_subcenters  # those of a class lie together
+        rows = size.num_speakers * config.num_subcenters  # the centres of a class are adjacent
         self.classes = nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, dim)))
         self.bias = nn.Parameter(torch.zeros(())) if config.loss == "sphereface2" else None
         is_gated = config.gate.name != "none"
         self.gate = Gate(config.gate, size.num_utterances) if is_gated else None
 
     def start_from(self, encoder: nn.Module, model: Model | None) -> None:
-        """Take over a trained encoder and, with `keeps_classes`, the classes of its supervised run."""
+        """Load a trained encoder and, with `keeps_classes`, the classes of its supervised run."""
         super().start_from(encoder, model)
         if not self.config.keeps_classes:
             return
@@ -140,16 +140,16 @@ class Supervised(Model):
                 self.bias.copy_(bias)
 
     def start_epoch(self, progress: Progress, corpus: Corpus) -> None:
-        """Let the gate find its threshold."""
+        """Update the threshold of the gate."""
         super().start_epoch(progress, corpus)
         if self.gate is not None:
             self.gate.start_epoch(progress)
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the mean loss of this worker's rows; `accuracy` is without the margin.
+        """Return the mean loss of this worker's rows; `accuracy` is computed without the margin.
 
-        With a gate, rows are weighted so that averaging over workers gives the mean over all kept rows. Once
-        labels are corrected, it gives the sum over kept and corrected rows divided by the global batch size.
+        With a gate, rows are weighted so that the mean over workers is the mean over all kept rows. Once
+        labels are corrected, it is the sum over kept and corrected rows divided by the global batch size.
         """
         config, labels = self.config, batch["speaker"]
         embeddings = self.encoder(batch["views"][:, 0])
@@ -172,7 +172,7 @@ class Supervised(Model):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def margin_share(self, cosines: Tensor, progress: Progress) -> Tensor:
-        """Return the share of the full margin, `()`; for a number code would be compiled anew each step."""
+        """Return the share of the full margin, a tensor (); a float would be compiled again in each step."""
         epochs = progress.fraction * progress.total_epochs
         return cosines.new_full((), rising_share(self.config.margin_schedule, epochs))
 
@@ -183,16 +183,16 @@ class Supervised(Model):
             cosines = rows @ F.normalize(full_precision(self.classes), dim=1).T
             return torch.unflatten(cosines, 1, (-1, self.config.num_subcenters)).amax(2)
 
-    # Compiled, it would be compiled anew whenever another number of rows is left out.
+    # Not compiled: each new number of rows left out would trigger another compilation.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def judge(
         self, gate: Gate, cosines: Tensor, batch: dict[str, Tensor], share: Tensor | float, progress: Progress
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return labels (B,), some corrected, weights of the rows' losses (B,), and what the gate did.
+        """Return labels (B,), some corrected, weights of the rows' losses (B,), and the gate's metrics.
 
-        Only rows that are left out are heard again, in evaluation mode, so that a clean crop changes no
-        running statistics.
+        Only rows left out are encoded again, from clean crops and in evaluation mode, so that running
+        statistics do not change.
         """
         labels, correction = batch["speaker"], self.config.correction
         losses = self._losses(cosines, labels, share)
@@ -212,7 +212,7 @@ class Supervised(Model):
         return labels, weights, metrics | ({"corrected": corrected.mean()} if correction is not None else {})
 
     def predict(self, crops: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """Return the nearest class of clean crops (R, T), and its probability by softmax, both (R,)."""
+        """Return the nearest class of clean crops (R, T) and its softmax probability, both (R,)."""
         if not len(crops):
             return crops.new_zeros(0, dtype=torch.int64), self.classes.new_zeros(0)
         was_training = self.encoder.training

@@ -17,10 +17,10 @@ from sslsv.settings import section
 
 
 def swav_loss(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
-    """Return the mean over pairs of views and rows of the cross entropy of a prediction with another's code.
+    """Return the cross entropy of a view's prediction with another view's code, mean over pairs and rows.
 
-    Scores, cosines with prototypes, are (V, B, K), codes (2, B, K) those of the first two views; a pair is
-    one of these and any other view. Equation 2, halved, if there are two views; equation 6 for more.
+    Scores (V, B, K) are cosines with prototypes, codes (2, B, K) those of the first two views. A pair is one
+    of these two views and any other view. Equation 2, halved, for two views; equation 6 for more.
     """
     predictions = F.log_softmax(scores / temperature, dim=2)
     terms = -torch.einsum("cbk,vbk->cv", codes, predictions) / scores.shape[1]
@@ -30,9 +30,9 @@ def swav_loss(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
 class SwAV(ProjectedViews):
     """Predict each view's cluster code from the other view; codes are balanced over batch and queue.
 
-    Prototypes are directions: they are normalised for each use, and the lengths of the weights mean nothing
-    (a weight norm), as for the published speaker results. The authors' code overwrites the weights by unit
-    rows before each step, so there the same learning rate turns prototypes by other angles.
+    Prototypes are normalised at each use, so the norms of their weights have no effect (weight norm), as in
+    the code of the published speaker results. The authors' code overwrites the weights with unit rows before
+    each step, so there the same learning rate turns prototypes by different angles.
     """
 
     @section
@@ -42,13 +42,13 @@ class SwAV(ProjectedViews):
         name: Literal["swav"] = "swav"
         num_short: Annotated[int, Field(ge=0, description="views that only predict (multi-crop)")] = 0
         short_seconds: ShortSeconds = 1.0
-        num_prototypes: Annotated[int, Field(ge=2, description="clusters that are learnt")] = 6000
-        temperature: Temperature = 0.1  # of the predictions
-        sinkhorn_epsilon: Annotated[float, Field(gt=0, description="a lower one makes sharper codes")] = 0.05
-        sinkhorn_iterations: Annotated[int, Field(ge=1, description="rounds of balancing")] = 3
+        num_prototypes: Annotated[int, Field(ge=2, description="number of learnt clusters")] = 6000
+        temperature: Temperature = 0.1  # temperature of the predictions
+        sinkhorn_epsilon: Annotated[float, Field(gt=0, description="lower values give sharper codes")] = 0.05
+        sinkhorn_iterations: Annotated[int, Field(ge=1, description="iterations of balancing")] = 3
         queue_length: Annotated[int, Field(ge=0, description="past rows balanced with a batch")] = 3840
         queue_start_epoch: Annotated[int, Field(ge=1, description="first epoch that uses the queue")] = 15
-        frozen_prototype_epochs: Annotated[int, Field(ge=0, description="first epochs, prototypes fixed")] = 1
+        frozen_prototype_epochs: Annotated[int, Field(ge=0, description="first epochs, fixed prototypes")] = 1
         positives: Positives = None
 
     config: Config
@@ -63,16 +63,16 @@ class SwAV(ProjectedViews):
         self.add_positives(config.positives, size, dim)
 
     def project(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return embeddings of the two long views alone, and projections of all."""
+        """Return the embeddings of the two long views, and the projections of all views."""
         embeddings, projections = super().project(batch)
         return embeddings[:, :2], projections
 
     def loss_of(self, rows: Tensor, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the loss; metrics are of the two long views.
+        """Return the loss; metrics are computed on the two long views.
 
-        `accuracy` is the share of rows whose best prototype is that of the other view's code;
-        `used_prototypes` counts prototypes that win some row, relative to the most that could: near 0 is
-        collapse.
+        `accuracy` is the share of rows whose nearest prototype is that of the other view's code.
+        `used_prototypes` is the number of prototypes that are nearest to any row, divided by the largest
+        possible number; values near 0 mean collapse.
         """
         z = F.normalize(rows, dim=2).transpose(0, 1)  # (V, W*B, P)
         self._new_rows = z[:2].detach()
@@ -90,7 +90,7 @@ class SwAV(ProjectedViews):
 
     @torch.no_grad()
     def codes(self, view: int, scores: Tensor, prototypes: Tensor, progress: Progress) -> Tensor:
-        """Return the codes (B, K) of a view's rows, balanced with its queue's rows once that is in use."""
+        """Return the codes (B, K) of a view's rows, balanced with the queue from `queue_start_epoch` on."""
         config, rows = self.config, [scores]
         if progress.epoch >= config.queue_start_epoch:
             rows.append(self.queues[view].rows @ prototypes.T)  # type: ignore[operator]
@@ -98,12 +98,12 @@ class SwAV(ProjectedViews):
         return balanced[: len(scores)]
 
     def before_step(self, progress: Progress) -> None:
-        """Freeze the prototypes in the first epochs: the first embeddings would pull them together."""
+        """Freeze the prototypes in the first epochs, when embeddings would pull them together."""
         if progress.epoch < self.config.frozen_prototype_epochs:
             freeze([self.prototypes])
 
     def after_step(self, progress: Progress) -> None:
-        """Put this step's rows into the queues, in the order of the global batch."""
+        """Push this step's rows into the queues, in the order of the global batch."""
         if self._new_rows is not None:
             for rows, queue in zip(self._new_rows, self.queues, strict=True):
                 queue.push(rows)  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Terms that several losses share, on the global batch (`feature_std`: one worker's); none communicates."""
+"""Loss terms of several methods, as functions of the rows of the global batch, without communication."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-NUM_DIRECTIONS = 1024  # of SIGReg as a regularizer, as in its paper
+NUM_DIRECTIONS = 1024  # random directions of SIGReg as a regularizer, as in its paper
 
 
 def variance_hinge(z: Tensor, target_std: float = 1.0, eps: float = 1e-4) -> Tensor:
@@ -17,7 +17,7 @@ def variance_hinge(z: Tensor, target_std: float = 1.0, eps: float = 1e-4) -> Ten
 
     Source: VICReg (arXiv 2105.04906), equation 1. Needs at least two rows.
     """
-    # On CPUs, Tensor.var down the columns takes several times as long as these passes.
+    # On CPUs, Tensor.var over the rows takes several times as long as this expression.
     variance = (z - z.mean(0)).square().sum(0) / (z.shape[0] - 1)
     return _hinge(variance, target_std, eps)
 
@@ -29,8 +29,8 @@ def _hinge(variance: Tensor, target_std: float, eps: float) -> Tensor:
 class _GramProducts(torch.autograd.Function):
     """Compute off-diagonal energy and diagonal of z_a^T z_b (z_a^T z_a for None) from the Gram matrices.
 
-    The gradient is written out, because autograd does not use the symmetry of Gram matrices and takes twice
-    the matrix products.
+    The gradient is written by hand, because autograd does not use the symmetry of Gram matrices and needs
+    twice as many matrix products.
     """
 
     @staticmethod
@@ -58,8 +58,8 @@ class _GramProducts(torch.autograd.Function):
 def cross_products(z_a: Tensor, z_b: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the sum over i != j of ((z_a^T z_b)_ij)^2 of rows (B, P), and the diagonal (P,) of z_a^T z_b.
 
-    Without `z_b`, those of z_a^T z_a. For B < P the P x P matrix is never built: the same value is the sum
-    of (z_a z_a^T) * (z_b z_b^T), B x B matrices, minus the sum of the squared diagonal.
+    Without `z_b`, z_a takes its place. For B < P the P x P matrix is never built: the same value is the sum
+    over (z_a z_a^T) * (z_b z_b^T), B x B matrices, minus the sum of the squared diagonal.
     """
     rows, dims = z_a.shape
     if rows < dims:
@@ -71,9 +71,10 @@ def cross_products(z_a: Tensor, z_b: Tensor | None = None) -> tuple[Tensor, Tens
 
 
 def variance_and_covariance(z: Tensor, target_std: float = 1.0, eps: float = 1e-4) -> tuple[Tensor, Tensor]:
-    """Return `variance_hinge`, and the sum of the squared off-diagonal entries of the covariance over P.
+    """Return `variance_hinge`, and the sum of the squared off-diagonal covariances divided by P.
 
-    Unbiased, from one centred copy of `z` (B, P). Source: VICReg (arXiv 2105.04906), equations 1, 3 and 4.
+    Variances and covariances are unbiased, from one centred copy of `z` (B, P). Source: VICReg (arXiv
+    2105.04906), equations 1, 3 and 4.
     """
     rows, dims = z.shape
     energy, squares = cross_products(z - z.mean(0))
@@ -81,7 +82,7 @@ def variance_and_covariance(z: Tensor, target_std: float = 1.0, eps: float = 1e-
 
 
 def correlation_penalty(z: Tensor, eps: float = 1e-12) -> Tensor:
-    """Return the mean over all P * P entries of the squared correlations, the diagonal counted as 0.
+    """Return the mean over all P * P entries of the squared correlations, with a diagonal of 0.
 
     Columns are centred and L2-normalised over the batch, so the value lies in [0, 1) whatever their scale.
     Source: VIbCReg (arXiv 2109.00783), the normalised covariance.
@@ -91,7 +92,7 @@ def correlation_penalty(z: Tensor, eps: float = 1e-12) -> Tensor:
 
 
 def weighted(terms: Mapping[str, Tensor], weights: Sequence[float]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the sum of named terms, each times its weight, in their order, and the terms, detached."""
+    """Return the weighted sum of named terms, with weights in the same order, and the detached terms."""
     total = torch.stack([w * term for w, term in zip(weights, terms.values(), strict=True)]).sum()
     return total, {name: term.detach() for name, term in terms.items()}
 
@@ -99,10 +100,10 @@ def weighted(terms: Mapping[str, Tensor], weights: Sequence[float]) -> tuple[Ten
 def vicreg_loss(z_a: Tensor, z_b: Tensor, *weights: float) -> tuple[Tensor, dict[str, Tensor]]:
     """Return VICReg of projections (B, P), (B, P), and its terms: arXiv 2105.04906, equation 6.
 
-    Weights are of invariance, variance and covariance. The last two are sums over the views, as in the paper;
-    the authors' code halves the variance: their 25, 25, 1 is 25, 12.5, 1 here. Invariance is the mean over
-    all entries, as in their code, with which the weights published for speakers (1, 1, 0.1) were found; the
-    paper sums over P.
+    The weights are for invariance, variance and covariance. Variance and covariance are sums over the views,
+    as in the paper; the authors' code halves the variance, so their 25, 25, 1 are 25, 12.5, 1 here.
+    Invariance is the mean over all entries, as in the authors' code and as for the weights published for
+    speakers (1, 1, 0.1); the paper sums over P.
     """
     (variance_a, covariance_a), (variance_b, covariance_b) = map(variance_and_covariance, (z_a, z_b))
     terms = {
@@ -118,9 +119,9 @@ def barlow_twins_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return Barlow Twins of projections (B, P), (B, P), and its terms: arXiv 2103.03230, equation 1.
 
-    scale * [sum_i (1 - C_ii)^2 + redundancy_weight * sum_{i != j} C_ij^2], sums over dimensions, not means. C
-    is the cross-correlation over the batch, of columns standardised here with biased deviations (as a batch
-    norm does, eps 1e-5). The paper has no scale; its authors' code multiplies by 0.024.
+    The loss is scale * [sum_i (1 - C_ii)^2 + redundancy_weight * sum_{i != j} C_ij^2], with sums over
+    dimensions, not means. C is the batch cross-correlation of columns, which are standardised here with
+    biased deviations (as in a batch norm, eps 1e-5). The paper has no scale; its code multiplies by 0.024.
     """
     rows = z_a.shape[0]
     energy, diagonal = cross_products(*(F.batch_norm(z, None, None, training=True) for z in (z_a, z_b)))
@@ -129,10 +130,10 @@ def barlow_twins_loss(
 
 
 def koleo(rows: Tensor, eps: float = 1e-8) -> Tensor:
-    """Return minus the mean log distance of each L2-normalised row (N, D) to the nearest of the others.
+    """Return minus the mean log distance of each L2-normalised row (N, D) to its nearest other row.
 
     Both rows of a pair get a gradient. Identical rows get distance 1e-6 and no gradient, which would be huge
-    and random in direction. Source: Sablayrolles et al., ICLR 2019 (arXiv 1806.03198), KoLeo.
+    and have a random direction. Source: Sablayrolles et al., ICLR 2019 (arXiv 1806.03198), KoLeo.
     """
     rows = F.normalize(rows, dim=1)
     with torch.no_grad():
@@ -153,15 +154,16 @@ def feature_std(embeddings: Tensor) -> Tensor:
 
 
 def sigreg(rows: Tensor, generator: torch.Generator, num_directions: int) -> Tensor:
-    """Return how far rows (..., N, P) are from a standard normal distribution, as LeJEPA measures it.
+    """Return LeJEPA's measure of how far rows (..., N, P) are from a standard normal distribution.
 
-    The rows' components along random directions, the same for all, have an empirical characteristic function
-    each; its squared distance to that of N(0, 1), weighted by exp(-t^2 / 2) and integrated over t from -3 to
-    3 (trapezoids of 17 knots on one half), times N, is averaged over directions and leading dimensions. For
-    normal rows its mean is 1.0525 whatever N and P, for rows of zeros it is 0.40205 * N. Rows are not
-    normalised. Memory: 17 * num_directions values for each row, for the backward pass.
+    Rows are projected onto random directions, the same for all leading dimensions. For each direction, the
+    squared distance between the empirical characteristic function of the N projections and that of N(0, 1) is
+    weighted by exp(-t^2 / 2), integrated over t from -3 to 3 (trapezoidal rule, 17 knots on one half) and
+    multiplied by N. The result is the mean over directions and leading dimensions. Its expected value is
+    1.0525 for normal rows, whatever N and P; rows of zeros give 0.40205 * N. Rows are not normalised. The
+    backward pass keeps 17 * num_directions values per row.
 
-    `generator`, of the CPU, must be the same on all workers. Source: Balestriero and LeCun (arXiv
+    `generator`, on the CPU, must be the same on all workers. Source: Balestriero and LeCun (arXiv
     2511.08544), the Epps-Pulley statistic.
     """
     directions = torch.randn(rows.shape[-1], num_directions, generator=generator)
@@ -176,11 +178,11 @@ def sigreg(rows: Tensor, generator: torch.Generator, num_directions: int) -> Ten
 
 
 def regularizer_terms(names: Sequence[str], views: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """Return the terms of embeddings (V, N, D) by name, unweighted, each the mean over the V views.
+    """Return the named terms of embeddings (V, N, D), unweighted, each averaged over the V views.
 
-    "koleo" spreads the nearest neighbours; "variance" and "covariance" are VICReg's terms; "sigreg" is
-    LeJEPA's distance to a standard normal distribution, whose directions the generator draws. All but the
-    first depend on the scale of the embeddings, which are not normalised.
+    "koleo" pushes nearest neighbours apart. "variance" and "covariance" are VICReg's terms. "sigreg" is
+    LeJEPA's distance to a standard normal distribution, along directions drawn by the generator. All terms
+    except "koleo" depend on the scale of the embeddings, which are not normalised.
     """
     terms: dict[str, Tensor] = {}
     if "koleo" in names:

@@ -1,4 +1,4 @@
-"""What many methods share: encoder and projector, losses of two equal views, a teacher that follows."""
+"""Base classes of many methods: encoder and projector, losses of two views, teachers (moving averages)."""
 
 import copy
 import math
@@ -32,7 +32,7 @@ class ProjectedViews(Model):
             self.predictor = projector(self.projection_dim, config.predictor_dims)
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the loss of all workers' batches; autocast covers encoder and projector, not the loss."""
+        """Return the loss of the global batch; autocast covers encoder and projector, not the loss."""
         embeddings, projections = self.project(batch)
         with torch.autocast(projections.device.type, enabled=False):
             rows = distributed.gather(projections, loss_is_whole=True)
@@ -50,9 +50,9 @@ class ProjectedViews(Model):
 
 
 class TwoViewModel(ProjectedViews):
-    """Pass two views alike through an encoder and a projector; subclasses give the loss of projections.
+    """Pass two views through the same encoder and projector; subclasses implement the projections' loss.
 
-    A `Config` with a field `positives` lets view b come from other utterances, see `positives.py`.
+    If its `Config` has a field `positives`, view b may come from other utterances, see `positives.py`.
     """
 
     def __init__(self, config: Any, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
@@ -60,9 +60,9 @@ class TwoViewModel(ProjectedViews):
         self.add_positives(getattr(config, "positives", None), size, self.projection_dim)
 
     def loss_of(self, rows: Tensor, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        """Return the loss of both views; with SSPS some rows of view b are other utterances'."""
+        """Return the loss of both views; with SSPS, some rows of view b come from other utterances."""
         positives, sampling = self.sample_positives(rows[:, 1], batch, progress)
-        # Stacking again gives the memory layout, and so the order of summation, of a run without SSPS.
+        # Stacking gives the memory layout, and so the order of summation, of a run without SSPS.
         z_a, z_b = torch.stack([rows[:, 0], positives], 1).unbind(1)
         loss, metrics = self.loss_at(z_a, z_b, progress)
         return StepOutput(loss, metrics | sampling)
@@ -72,16 +72,16 @@ class TwoViewModel(ProjectedViews):
         return self.loss(z_a, z_b)
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
-        """Return the loss of projections (B, P) of view a and of view b, row i of both from sample i."""
+        """Return the loss of projections (B, P) of view a and of view b; rows i of both are from sample i."""
         raise NotImplementedError(f"{type(self).__name__} has neither `loss` nor `loss_at`.")
 
 
 class TeacherModel(Model):
     """Keep a teacher: copies of some of the student's modules that follow them as moving averages.
 
-    A subclass calls `add_teacher` once its modules are there. The teacher's weights move after each
-    optimizer step; its batch norms stay in training mode with running statistics of their own, which are not
-    averaged. It is in `state_dict()`, and neither the optimizer nor DDP sees it.
+    A subclass calls `add_teacher` after creating its modules. The teacher's weights are updated after each
+    optimizer step. Its batch norms stay in training mode and keep their own running statistics, which are not
+    averaged. The teacher is in `state_dict()`, but neither the optimizer nor DDP updates it.
     """
 
     teacher: nn.ModuleDict
@@ -92,13 +92,13 @@ class TeacherModel(Model):
         self.teacher.requires_grad_(False)
 
     def start_from(self, encoder: nn.Module, model: Model | None) -> None:
-        """Take over a trained encoder's weights, for student and teacher."""
+        """Load a trained encoder's weights into student and teacher."""
         super().start_from(encoder, model)
         if "encoder" in self.teacher:
             self.teacher["encoder"].load_state_dict(encoder.state_dict())
 
     def teacher_momentum(self, progress: Progress) -> float:
-        """Return the share of its own weights that the teacher keeps in this step, 0 to 1.
+        """Return the share of its weights that the teacher keeps in this step, from 0 to 1.
 
         By default it rises from the setting `teacher_momentum` to 1 along half a cosine, as in BYOL.
         """
@@ -107,15 +107,15 @@ class TeacherModel(Model):
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
-        """Move the teacher: teacher = m * teacher + (1 - m) * student, for all parameters."""
+        """Update the teacher: teacher = m * teacher + (1 - m) * student, for all parameters."""
         teachers: list[Tensor] = list(self.teacher.parameters())
         students: list[Tensor] = [p for name in self.teacher for p in getattr(self, name).parameters()]
-        # A weight of 1 or 0 is exact: momentum 0 copies the student, momentum 1 leaves the teacher alone.
+        # Weights of 1 and 0 are exact: momentum 0 copies the student, momentum 1 does not change the teacher.
         torch._foreach_lerp_(teachers, students, 1.0 - self.teacher_momentum(progress))
 
 
 class TwoViewTeacherModel(ProjectedViews, TeacherModel):
-    """Keep a teacher of encoder and projector, which see two equal views as the student does."""
+    """Keep a teacher of encoder and projector, which sees the same two views as the student."""
 
     def __init__(self, config: Any, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__(config, encoder, size)
@@ -124,7 +124,7 @@ class TwoViewTeacherModel(ProjectedViews, TeacherModel):
     def project_both(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the student's embeddings (2B, D) and projections (2B, P), and the teacher's (B, 2, P).
 
-        Views are (B, 2, T); rows of 2B hold view a, then view b. No gradient reaches the teacher.
+        Views are (B, 2, T); the 2B rows hold view a, then view b. No gradient reaches the teacher.
         """
         waveforms = by_view(views)
         embeddings = self.encoder(waveforms)

@@ -17,9 +17,9 @@ from sslsv.settings import refuse_if, section
 def vibcreg_loss(z_a: Tensor, z_b: Tensor, *weights: float) -> tuple[Tensor, dict[str, Tensor]]:
     """Return VIbCReg of projections (B, P), (B, P), and its terms.
 
-    Weights are of invariance, a mean over all entries, variance and covariance, sums over the two views. The
-    covariance term is made of correlations and is divided by P^2, not by P as VICReg's: it does not grow
-    with P, which is why its usual weight (8) is so much larger.
+    The weights are for invariance (mean over all entries), variance and covariance (sums over the two views).
+    The covariance term uses correlations and is divided by P^2, not by P as in VICReg. It does not grow with
+    P, so its usual weight (8) is much larger.
     """
     terms = {
         "invariance": F.mse_loss(z_a, z_b),
@@ -30,7 +30,7 @@ def vibcreg_loss(z_a: Tensor, z_b: Tensor, *weights: float) -> tuple[Tensor, dic
 
 
 class VIbCReg(TwoViewModel):
-    """Pull views together, keep each dimension's deviation up, decorrelate dimensions, behind a whitening."""
+    """Whiten projections, pull views together, keep each dimension's deviation up, decorrelate dimensions."""
 
     @section
     class Config(TwoViewConfig):
@@ -38,7 +38,7 @@ class VIbCReg(TwoViewModel):
 
         name: Literal["vibcreg"] = "vibcreg"
         projector_dims: LayerDims = (2048, 2048, 2048)  # empty: no projector and no whitening
-        whitening_groups: Annotated[int, Field(ge=0, description="groups whitened apart; 0 = none")] = 64
+        whitening_groups: Annotated[int, Field(ge=0, description="separately whitened groups; 0 = none")] = 64
         invariance_weight: Weight = 1.0  # pulls the two views together
         variance_weight: Weight = 1.0  # keeps each dimension's deviation at 1 or above, against collapse
         covariance_weight: Weight = 8.0  # decorrelates dimensions
@@ -60,7 +60,7 @@ class VIbCReg(TwoViewModel):
             self.projector.append(IterNorm(config.projector_dims[-1], config.whitening_groups))
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
-        """Return the weighted sum of the three terms; the metrics are the unweighted ones."""
+        """Return the weighted sum of the three terms; the metrics are the unweighted terms."""
         c = self.config
         weights = c.invariance_weight, c.variance_weight, c.covariance_weight
         return StepOutput(*vibcreg_loss(z_a, z_b, *weights))

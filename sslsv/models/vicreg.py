@@ -27,6 +27,6 @@ class VICReg(TwoViewModel):
     config: Config
 
     def loss(self, z_a: Tensor, z_b: Tensor) -> StepOutput:
-        """Return the weighted sum of the three terms; the metrics are the unweighted ones."""
+        """Return the weighted sum of the three terms; the metrics are the unweighted terms."""
         c = self.config
         return StepOutput(*vicreg_loss(z_a, z_b, c.invariance_weight, c.variance_weight, c.covariance_weight))

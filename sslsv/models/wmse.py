@@ -15,20 +15,20 @@ from sslsv.settings import refuse_if, section
 
 
 def whiten(rows: Tensor, shrinkage: float = 0.0) -> Tensor:
-    """Return rows (..., n, P) of mean 0 and covariance I, by the Cholesky factor of their covariance.
+    """Return the rows (..., n, P), centred and whitened by the Cholesky factor of their covariance.
 
-    The covariance is the unbiased one, S' = (1 - shrinkage) * S + shrinkage * I; with S' = L L^T, rows x
-    become L^-1 (x - mean): the result is the same for rows that were multiplied by any lower triangular
-    matrix with a positive diagonal. In float64, because a factor of 64 dimensions from 128 rows loses 3 to 4
-    digits. NaN where S' is singular, as for n <= P without shrinkage.
+    With the unbiased covariance S and S' = (1 - shrinkage) * S + shrinkage * I = L L^T, a row x becomes
+    L^-1 (x - mean). Without shrinkage, the new covariance is I, and multiplying rows by a lower triangular
+    matrix with a positive diagonal does not change the result. In float64, because a factor of 64 dimensions
+    from 128 rows loses 3 to 4 digits. NaN where S' is singular, as for n <= P without shrinkage.
     """
     rows = rows.double()
     centred = rows - rows.mean(-2, keepdim=True)
     covariance = (1 - shrinkage) * (centred.mT @ centred) / (rows.shape[-2] - 1)
     covariance = covariance + shrinkage * torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
-    # Unlike `cholesky` it makes no GPU wait to tell whether it went well.
+    # Unlike `cholesky`, this does not wait for the GPU to check for failures.
     factor, failures = torch.linalg.cholesky_ex(covariance)
-    is_singular = rows.shape[-2] <= rows.shape[-1] and shrinkage == 0  # rounding may hide it from the factor
+    is_singular = rows.shape[-2] <= rows.shape[-1] and shrinkage == 0  # rounding may hide it in `failures`
     factor = factor.masked_fill((failures[..., None, None] > 0) | is_singular, torch.nan)
     white: Tensor = torch.linalg.solve_triangular(factor, centred.mT, upper=False)
     return white.mT
@@ -37,8 +37,8 @@ def whiten(rows: Tensor, shrinkage: float = 0.0) -> Tensor:
 def wmse_loss(z_a: Tensor, z_b: Tensor, order: Tensor, group_size: int, shrinkage: float = 0.0) -> Tensor:
     """Return 2 - 2 * mean cosine of projections (B, P), (B, P) whitened in groups, from 0 to 4; equation 7.
 
-    The rows in the given `order` (B,), a permutation, are cut into groups of `group_size`, the same for both
-    views; each view of a group is whitened by itself. Independent views give 2. The result is in float64.
+    The permutation `order` (B,) of the rows is cut into groups of `group_size`, the same for both views. Each
+    view of a group is whitened separately. Independent views give 2. The result is in float64.
     """
     groups = order.view(-1, group_size)
     white_a, white_b = whiten(z_a[groups], shrinkage), whiten(z_b[groups], shrinkage)  # (groups, n, P) each
@@ -71,7 +71,7 @@ class WMSE(TwoViewModel):
             )
 
         def check_batch_size(self, batch_size: int) -> None:
-            """Refuse a global batch that groups do not fill."""
+            """Refuse a global batch size that is not a multiple of the group size."""
             refuse_if(
                 batch_size % self.group_size > 0,
                 f"train.batch_size is {batch_size}, which groups of model.group_size {self.group_size} do "
@@ -81,10 +81,10 @@ class WMSE(TwoViewModel):
     config: Config
 
     def loss_at(self, z_a: Tensor, z_b: Tensor, progress: Progress) -> StepOutput:
-        """Return the mean loss over the step's partitions, which are the same on all workers.
+        """Return the mean loss over the step's random partitions, which are the same on all workers.
 
-        `projection_feature_std` shows a collapse, which the loss does not: it is 0 for equal projections. A
-        collapse so complete that it can't be whitened gives NaN.
+        `projection_feature_std` reveals a collapse, which the loss does not: the metric is 0 for equal
+        projections. A complete collapse can't be whitened and gives NaN.
         """
         config, generator = self.config, progress.generator()
         orders = [torch.randperm(len(z_a), generator=generator) for _ in range(config.num_partitions)]

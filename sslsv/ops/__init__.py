@@ -1,3 +1,3 @@
-"""Tensors and ranks: collectives, batch norm over all ranks, layers that several networks share."""
+"""Operations on tensors and ranks: collectives, batch norm over all ranks, whitening, shared layers."""
 
-SAMPLE_RATE = 16_000  # Hz, of every waveform in the package
+SAMPLE_RATE = 16_000  # Hz, for every waveform in the package

@@ -1,4 +1,4 @@
-"""Batch normalisation by the moments of the global batch, for CPUs; GPUs have PyTorch's SyncBatchNorm."""
+"""Batch normalisation by the moments of the global batch, for CPUs; GPUs use PyTorch's SyncBatchNorm."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from sslsv.ops.layers import full_precision
 
 
 class _Normalize(torch.autograd.Function):
-    """Normalise by the moments of all ranks' rows: one small collective forward, one backward."""
+    """Normalise by the moments of all ranks' rows, with one small collective forward and one backward."""
 
     @staticmethod
     def forward(
@@ -26,7 +26,7 @@ class _Normalize(torch.autograd.Function):
         means, variances = ranks[:, :-1].chunk(2, dim=1)
         total = counts.sum()
         mean = (means * counts).sum(0) / total
-        # Moments of parts are merged like this (Chan et al.) without a difference of large squares.
+        # Merging the moments of parts (Chan et al.) avoids a difference of large squares.
         variance = ((variances + (means - mean).square()) * counts).sum(0) / total
         ctx.eps = eps
         ctx.save_for_backward(x, weight, mean, variance, total)
@@ -58,18 +58,18 @@ class GlobalBatchNorm(_BatchNorm):
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Take any number of dimensions."""
+        """Accept any number of dimensions."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the normalised input; alone, or out of training, as PyTorch's own batch norm does."""
+        """Return the normalised input; with one rank or in evaluation mode, this is PyTorch's batch norm."""
         if not self.training or distributed.world_size() == 1:
             return super().forward(input)
         return self.normalize_globally(input)
 
     def normalize_globally(self, x: Tensor) -> Tensor:
-        """Normalise by the global batch, and move the running statistics towards its moments."""
+        """Normalise by the global batch, and update the running statistics with its moments."""
         y, mean, variance, total = _Normalize.apply(x, self.weight, self.bias, self.eps)
-        own: Any = self  # No encoder's batch norm lacks running statistics or a momentum.
+        own: Any = self  # All batch norms of encoders have running statistics and a momentum.
         with torch.no_grad():
             own.num_batches_tracked.add_(1)
             unbiased = variance * (total / (total - 1).clamp_min(1))
@@ -79,9 +79,9 @@ class GlobalBatchNorm(_BatchNorm):
 
 
 def synchronize_batchnorm(module: nn.Module) -> nn.Module:
-    """Return the module with every batch norm seeing the rows of all ranks; its tensors are kept.
+    """Return the module with every batch norm using the rows of all ranks; its tensors are kept.
 
-    Modules on a GPU get PyTorch's SyncBatchNorm, which refuses CPUs: call this after `.to(device)`.
+    Modules on a GPU get PyTorch's SyncBatchNorm, which does not run on CPUs: call this after `.to(device)`.
     """
     parameter = next(module.parameters(), None)
     if parameter is not None and parameter.is_cuda:

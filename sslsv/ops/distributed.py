@@ -1,8 +1,8 @@
-"""Collectives that a model may call on any number of processes; without a process group each is the identity.
+"""Collectives for any number of processes (ranks); without a process group, each is the identity.
 
-The contract that `gather` and `all_reduce_sum` serve: the mean over ranks of the loss, and DDP's averaged
-gradient, equal the loss and gradient of one process on the concatenated batch. Their backward therefore
-*sums* gradients over ranks.
+`gather` and `all_reduce_sum` serve this contract: the mean over ranks of the loss, and DDP's averaged
+gradient, equal the loss and gradient of one process on the concatenated batch. Therefore, their backward
+passes *sum* gradients over ranks.
 """
 
 from typing import Any, TypeVar
@@ -16,22 +16,22 @@ T = TypeVar("T")
 
 
 def is_distributed() -> bool:
-    """Tell whether this process belongs to a process group."""
+    """Return whether this process belongs to a process group."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """Return the index of this process, 0 when alone."""
+    """Return the index of this process, 0 without a process group."""
     return dist.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    """Return the number of processes, 1 when alone."""
+    """Return the number of processes, 1 without a process group."""
     return dist.get_world_size() if is_distributed() else 1
 
 
 def is_main() -> bool:
-    """Tell whether this is the process that writes files and prints."""
+    """Return whether this is rank 0, the process that writes files and prints."""
     return rank() == 0
 
 
@@ -59,14 +59,14 @@ class _AllReduceSum(torch.autograd.Function):
         dist.all_reduce(total)
         return total
 
-    backward = staticmethod(once_differentiable(forward))  # type: ignore[assignment]  # is summed likewise
+    backward = staticmethod(once_differentiable(forward))  # type: ignore[assignment]  # sums gradients too
 
 
 def gather(x: Tensor, *, loss_is_whole: bool = False) -> Tensor:
     """Concatenate the rows of all ranks: (B, ...) -> (W*B, ...), rank 0 first.
 
     Every rank must hold the same number of rows. The backward pass sums a row's gradient over all ranks, as
-    the contract above requires. Set `loss_is_whole` if every rank computes the same loss of all rows: the
+    the contract above requires. Set `loss_is_whole` if every rank computes the same loss of all rows. The
     gradients are then equal, so each rank multiplies its own by the number of ranks and sends nothing.
     """
     return _Gather.apply(x, loss_is_whole) if world_size() > 1 else x
@@ -78,17 +78,17 @@ def own_rows(x: Tensor) -> Tensor:
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """Return the sum over ranks, elementwise; differentiable, and `x` itself is left alone."""
+    """Return the elementwise sum over ranks; differentiable, and `x` is not changed."""
     return _AllReduceSum.apply(x) if world_size() > 1 else x
 
 
 def all_reduce_mean(x: Tensor) -> Tensor:
-    """Return the mean over ranks, elementwise; differentiable, and `x` itself is left alone."""
+    """Return the elementwise mean over ranks; differentiable, and `x` is not changed."""
     return all_reduce_sum(x) / world_size()
 
 
 def broadcast_object(value: T, source: int = 0) -> T:
-    """Return on every rank the object that rank `source` passed; it must pickle."""
+    """Return on every rank the object that rank `source` passed; it must be picklable."""
     if world_size() == 1:
         return value
     box: list[Any] = [value]
@@ -97,7 +97,7 @@ def broadcast_object(value: T, source: int = 0) -> T:
 
 
 def gather_objects(value: T) -> list[T]:
-    """Return on every rank the objects of all ranks, rank 0 first; they must pickle."""
+    """Return on every rank the objects of all ranks, rank 0 first; they must be picklable."""
     if world_size() == 1:
         return [value]
     boxes: list[Any] = [None] * world_size()
@@ -108,7 +108,7 @@ def gather_objects(value: T) -> list[T]:
 def share_buffers(module: nn.Module) -> None:
     """Broadcast the buffers of rank 0, which the checkpoint stores, to every rank.
 
-    Without synchronised batch norm they differ, and DDP is told not to broadcast them (`average_gradients`).
+    Without synchronised batch norm, they differ between ranks: `average_gradients` does not broadcast them.
     """
     if world_size() > 1:
         for buffer in module.buffers():

@@ -1,4 +1,4 @@
-"""Layers that encoders and models share: projectors, activations that are computed twice."""
+"""Layers and tools that encoders and models share: projectors, numeric precision, recomputed activations."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -10,12 +10,12 @@ from torch.utils.checkpoint import checkpoint
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """Return the values in float32, or float64 if they are: sums and variances in bfloat16 are wrong."""
+    """Return float64 unchanged, all else as float32; bfloat16 is too coarse for sums and variances."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def in_format_of(network: nn.Module, x: Tensor) -> Tensor:
-    """Return maps (B, C, F, L) channels-last if the network's convolutions were put into that format."""
+    """Return maps (B, C, F, L) in channels-last format if the network's convolutions are in that format."""
     is_last = any(
         p.ndim == 4 and p.shape[2] > 1 and p.is_contiguous(memory_format=torch.channels_last)
         for p in network.parameters()
@@ -24,12 +24,12 @@ def in_format_of(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def projector(input_dim: int, dims: Sequence[int], ends_in_norm: bool = False) -> nn.Sequential:
-    """Build Linear-BN-ReLU for each of `dims`, the last one linear only: (B, input_dim) -> (B, dims[-1]).
+    """Build Linear-BN-ReLU for all `dims` but the last, then Linear: (B, input_dim) -> (B, dims[-1]).
 
-    Without dims it is the identity. With `ends_in_norm` a batch norm without weights follows the last layer.
+    Without dims it is the identity. With `ends_in_norm`, a batch norm without weights follows the last layer.
     """
     layers: list[nn.Module] = []
-    for dim in dims[:-1]:  # A batch norm would cancel a bias.
+    for dim in dims[:-1]:  # The batch norm would cancel a bias.
         layers += [nn.Linear(input_dim, dim, bias=False), nn.BatchNorm1d(dim), nn.ReLU(inplace=True)]
         input_dim = dim
     if dims:
@@ -41,11 +41,11 @@ def projector(input_dim: int, dims: Sequence[int], ends_in_norm: bool = False) -
 
 @contextlib.contextmanager
 def frozen_running_statistics(module: nn.Module) -> Iterator[None]:
-    """Keep running averages as they are inside; batch norms in training still normalise by their batch."""
+    """Keep running statistics unchanged inside the context; batch norms in training still use the batch."""
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
     kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]  # type: ignore[union-attr]
     for norm in norms:
-        # Checkpointing wants both passes to save the same tensors, so `track_running_stats` must stay.
+        # Checkpointing requires that both passes save the same tensors, so `track_running_stats` must stay.
         norm.momentum = 0.0
     try:
         yield
@@ -58,7 +58,8 @@ def frozen_running_statistics(module: nn.Module) -> Iterator[None]:
 def recomputed(module: nn.Module, x: Tensor) -> Tensor:
     """Return `module(x)`, keeping only `x` for the backward pass, which runs `module` a second time.
 
-    Bit for bit the same loss, gradients and running statistics; what it draws at random is drawn again.
+    Loss, gradients and running statistics are the same bit for bit; the second run draws the same random
+    numbers.
     """
     y: Tensor = checkpoint(
         module,

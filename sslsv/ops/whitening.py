@@ -10,11 +10,11 @@ from sslsv.ops.layers import full_precision
 class IterNorm(nn.Module):
     """Whiten features within groups by Newton's iteration, then scale and shift them: (B, D) -> (B, D).
 
-    Features are cut into `num_groups` neighbouring groups of D / num_groups; each is centred and multiplied
-    by an approximate inverse square root of its covariance (biased, plus eps * I). Mean and covariance are
-    those of all ranks while training, running averages of mean and whitening matrix otherwise. Always in
-    float32 or float64. More than about 10 iterations are worse, not better: past convergence the rounding
-    errors grow with each. Source: Huang et al., CVPR 2019 (arXiv 1904.03441), algorithm 1.
+    Features are split into `num_groups` contiguous groups of D / num_groups. Each group is centred and
+    multiplied by an approximate inverse square root of its covariance (biased, plus eps * I). Training uses
+    mean and covariance of all ranks, evaluation uses running averages of mean and whitening matrix. Always in
+    float32 or float64. More than about 10 iterations make the result worse, because rounding errors grow with
+    each iteration after convergence. Source: Huang et al., CVPR 2019 (arXiv 1904.03441), algorithm 1.
     """
 
     running_mean: Tensor
@@ -37,7 +37,7 @@ class IterNorm(nn.Module):
             groups = full_precision(x).view(len(x), self.num_groups, -1).transpose(0, 1)  # (G, B, d)
             running = self.running_mean, self.running_whitening
             mean, whitening = self._global_statistics(groups) if self.training else running
-            whitened = (groups - mean[:, None]) @ whitening  # Symmetric: it needs no transpose.
+            whitened = (groups - mean[:, None]) @ whitening  # The matrix is symmetric: no transpose.
             return torch.addcmul(self.bias, whitened.transpose(0, 1).flatten(1), self.weight)
 
     def _global_statistics(self, groups: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,8 +47,8 @@ class IterNorm(nn.Module):
         covariance = distributed.all_reduce_sum(centred.mT @ centred) / rows
         identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
         covariance = covariance + self.eps * identity
-        # Newton's iteration converges for a spectrum within (0, 1]: divide by the trace, and undo that at the
-        # end.
+        # Newton's iteration converges for eigenvalues in (0, 1], so divide by the trace here and undo that at
+        # the end.
         inverse_trace = covariance.diagonal(dim1=1, dim2=2).sum(1).reciprocal()[:, None, None]
         normalized = covariance * inverse_trace
         root = identity.expand_as(normalized)

@@ -1,1 +1,1 @@
-"""Preparation of corpora: what has to be on disk before training."""
+"""Preparation of corpora: everything that must be on disk before training."""

@@ -1,8 +1,8 @@
 """Prepare data: download, check, extract, convert and list the corpora, or make lists of your own recordings.
 
-`sslsv prepare_data data/` does everything for VoxCeleb1, VoxCeleb2, MUSAN and the simulated rooms;
-`sslsv prepare_data COMMAND --help` explains a command.  Each can be repeated: it goes on where it
-stopped.
+`sslsv prepare_data data/` does everything for VoxCeleb1, VoxCeleb2, MUSAN and the simulated rooms.
+`sslsv prepare_data COMMAND --help` explains a command.  Repeat an interrupted command to continue where
+it stopped.
 """
 
 import argparse
@@ -16,21 +16,21 @@ from sslsv.prepare_data.disk import sentence_of
 from sslsv.runs.folder import is_uri
 from sslsv.settings import command_name
 
-# Each command is the module of its name, with `add_arguments(parser)` and `run(options)`, the exit status.
+# Each command is a module of this name, with `add_arguments(parser)` and `run(options)` -> exit status.
 COMMANDS = {
-    "all": "VoxCeleb1, VoxCeleb2, MUSAN, rooms and all lists (also when only a folder is given)",
-    "folder": "lists of any folder of recordings",
-    "convert": "a copy of a folder at 16 kHz, mono, also of m4a and other compressed files",
-    "check": "read every file and report bad ones",
-    "pack": "a corpus into a few large files",
-    "demo": "synthetic speakers, noises and rooms in VoxCeleb's layout",
+    "all": "prepare VoxCeleb1, VoxCeleb2, MUSAN, rooms and all lists (default if only FOLDER is given)",
+    "folder": "make lists of any folder of recordings",
+    "convert": "copy a folder at 16 kHz, mono, also m4a and other compressed files",
+    "check": "read every file and report bad files",
+    "pack": "pack a corpus into a few large files",
+    "demo": "write synthetic speakers, noises and rooms in VoxCeleb's layout",
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns 0 when done, 1 with bad files left out, 2 after an error, 130 after Ctrl-C."""
+    """Run one command; return 0 when done, 1 if bad files are left out, 2 on an error, 130 on Ctrl-C."""
     given = sys.argv[1:] if arguments is None else arguments
-    for stream in (sys.stdout, sys.stderr):  # names of files need not be valid UTF-8
+    for stream in (sys.stdout, sys.stderr):  # file names may be invalid UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if not given or given[0] in ("-h", "--help"):

@@ -1,6 +1,6 @@
-"""Archives read where they lie, in one piece or in parts that are never joined on the disk.
+"""Read archives in place, from one file or from parts that are never joined on the disk.
 
-Names that lead out of the folder, links and encrypted files are refused: the content comes from elsewhere.
+The content is not trusted: names that lead out of the folder, links and encrypted files are refused.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct
 
 
 class _JoinedParts(io.RawIOBase):
-    """Several files as one, for reading and seeking."""
+    """Read several files as one seekable file."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._files = [path.open("rb") for path in paths]
@@ -59,7 +59,7 @@ class _JoinedParts(io.RawIOBase):
 
 
 def open_parts(paths: Sequence[Path]) -> io.BufferedReader:
-    """Return a buffered view of the parts, joined."""
+    """Return a buffered reader of the joined parts."""
     return io.BufferedReader(_JoinedParts(paths), buffer_size=2**18)
 
 
@@ -67,16 +67,16 @@ def open_parts(paths: Sequence[Path]) -> io.BufferedReader:
 def open_zip(
     paths: Sequence[Path], place_of: Callable[[str], str | None]
 ) -> Iterator[tuple[zipfile.ZipFile, list[tuple[zipfile.ZipInfo, str]]]]:
-    """Open a zip and list the files that `place_of` gives a path to, in the archive's order, with that path.
+    """Open a zip; list (file, path) for the files to which `place_of` gives a path, in the archive's order.
 
-    Raises ValueError for a zip that is damaged or incomplete, holds what is refused, or nothing of ours.
+    Raises ValueError for a zip that is damaged or incomplete, holds a refused file, or no file with a path.
     """
     label = _label(paths)
     with open_parts(paths) as file:
         try:
             archive = zipfile.ZipFile(file)
             infos = archive.infolist()
-            # zipfile forgives bytes that are missing or added before the list: every place is then wrong.
+            # zipfile tolerates missing or extra bytes before the file list, but every offset is then wrong.
             if infos and min(info.header_offset for info in infos) != 0:
                 raise zipfile.BadZipFile("the first file is not at its beginning")
         except DAMAGED as error:
@@ -91,14 +91,14 @@ def open_zip(
             if not info.is_dir() and (place := place_of(info.filename)):
                 found.append((info, place))
         if not found:
-            raise ValueError(f"{label} holds none of the files that are looked for: it is another archive.")
+            raise ValueError(f"{label} holds none of the files that are looked for: it is the wrong archive.")
         yield archive, found
 
 
 def extract(paths: Sequence[Path], place_of: Callable[[str], str | None], folder: Path, title: str) -> bool:
-    """Write the files of a zip that are not below a folder yet; returns whether all are there now.
+    """Write the files of a zip that do not exist below a folder yet; return whether all exist now.
 
-    Raises OSError when there is no space for all of them, and as `open_zip` does.
+    Raises OSError if the space is too small for all of them, and ValueError like `open_zip`.
     """
     damaged = []
     with open_zip(paths, place_of) as (archive, entries):
@@ -117,7 +117,7 @@ def extract(paths: Sequence[Path], place_of: Callable[[str], str | None], folder
 
 
 def read_tar(paths: Sequence[Path], suffix: str) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of each file of a tar.gz with this suffix, in one pass; raises ValueError."""
+    """Yield (name, content) of each file of a tar.gz with this suffix, in one pass; raises ValueError."""
     label = _label(paths)
     try:
         with open_parts(paths) as file, tarfile.open(fileobj=file, mode="r|gz") as archive:
@@ -133,7 +133,7 @@ def read_tar(paths: Sequence[Path], suffix: str) -> Iterator[tuple[str, bytes]]:
 def _check_member(label: str, name: str, is_odd: bool) -> None:
     if is_odd or name.startswith("/") or ".." in name.split("/"):
         fault = "it is a link, a device or encrypted" if is_odd else "it leads out of the folder"
-        raise ValueError(f"{label} holds {name!r}, which is refused: {fault}. It is another archive.")
+        raise ValueError(f"{label} holds {name!r}, which is refused: {fault}. It is the wrong archive.")
 
 
 def _label(paths: Sequence[Path]) -> str:

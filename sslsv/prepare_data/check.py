@@ -1,13 +1,13 @@
-"""Read every file of a folder or list and report the bad ones: unreadable, short, silent, clipped, doubled,
+"""Read every file of a folder or list and report bad files: unreadable, short, silent, clipped, doubled, or
 cut off (before the end of a segment in the list).
 
-Interrupted, the same command goes on; later only new and changed files are read.  What is measured is what
-training hears: 16 kHz, mono.  The report, files.parquet, has a row for each file, with what is wrong as
-`fault`.  Noises and rooms (musan, RIRS_NOISES ...) need only be readable.  What is missing at the end of a
-file is noticed in WAV, FLAC, SPH, mp3 with a length in it, m4a, mp4, webm and wma; other files, such as AIFF
-and Ogg, are just shorter then.
+The same command continues after an interruption; later it reads only new, changed and unreadable files.  It
+measures the samples that training gets: 16 kHz, mono.  The report, files.parquet, has a row for each file,
+whose column `fault` says what is wrong.  Noises and rooms (musan, RIRS_NOISES ...) only have to be readable.
+A missing end is detected in WAV, FLAC, SPH, mp3 with its length in the header, m4a, mp4, webm and wma; other
+truncated files, such as AIFF and Ogg, are read as shorter recordings.
 
-Exit status: 0 all is good, 1 there are bad files, 2 the check could not be made.
+Exit status: 0 all files are good, 1 there are bad files, 2 the check could not be made.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from sslsv.data.section import NO_SPEECH
 from sslsv.prepare_data.convert import map_files
 from sslsv.prepare_data.disk import progress, write_whole
 
-SILENCE_DB = -60.0  # a frame below it is silent; full scale is 0 dB
+SILENCE_DB = -60.0  # a frame below this power is silent; full scale is 0 dB
 _FRAME = SAMPLE_RATE // 50  # 20 ms
-_BLOCK = 60 * SAMPLE_RATE  # read at a time, whatever the length of a recording; a multiple of the frame
-_ROUNDED_SECONDS = 0.1  # by which lists let a segment end too late
-_NAMED = 5  # bad files of a kind that are printed
+_BLOCK = 60 * SAMPLE_RATE  # samples read at a time, to bound the memory; a multiple of the frame
+_ROUNDED_SECONDS = 0.1  # tolerance for rounded ends of segments in lists
+_NAMED = 5  # number of bad files printed per kind
 
-# error: why a file can't be read, then all behind it is missing; sample_rate is the file's; the shares and
-# the digest (of 16-bit samples) are measured at 16 kHz, mono.
+# `error` says why a file can't be read; the columns after it are then null. `sample_rate` is the file's own.
+# The shares and the digest (of 16-bit samples) are measured at 16 kHz, mono.
 SCHEMA = pa.schema(
     {"path": pa.string(), "size": pa.int64(), "mtime_ns": pa.int64(), "error": pa.string()}
     | {"seconds": pa.float64(), "sample_rate": pa.int64(), "silent_share": pa.float64()}
@@ -45,19 +45,19 @@ SCHEMA = pa.schema(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `prepare_data check` takes."""
+    """Add the arguments of `prepare_data check`."""
     add = parser.add_argument
     add("target", metavar="DIR_OR_LIST", help="a folder, or any list of recordings or trials")
-    add("--root", help="data.root, which the paths in a list are relative to (default: its folder)")
+    add("--root", help="data.root, to which the paths in a list are relative (default: its folder)")
     add("--report", type=Path, help="folder for the report (default: checks/NAME)")
-    add("--cpus", type=int, metavar="N", help="processes that read (default: one for each CPU)")
-    add("--min-seconds", type=float, default=1.0, help="shortest good recording (%(default)s)")
-    add("--max-silent-share", type=float, default=0.95, help="time below -60 dB (%(default)s)")
-    add("--max-clipped-share", type=float, default=0.01, help="samples at full scale (%(default)s)")
+    add("--cpus", type=int, metavar="N", help="number of processes (default: one per CPU)")
+    add("--min-seconds", type=float, default=1.0, help="length of the shortest good recording (%(default)s)")
+    add("--max-silent-share", type=float, default=0.95, help="largest share below -60 dB (%(default)s)")
+    add("--max-clipped-share", type=float, default=0.01, help="largest share at full scale (%(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check, write files.parquet, print what is bad; returns 1 if anything is."""
+    """Check the files, write files.parquet, print the bad files; return 1 if there are any, else 0."""
     target = options.target
     root = os.path.abspath(options.root or os.path.dirname(os.path.abspath(target)))
     for place in (target, root):
@@ -69,12 +69,12 @@ def run(options: argparse.Namespace) -> int:
     rows, notes = find_recordings(target, root)
     for note in notes:
         print(f"note: {note}")
-    ends: dict[str, float] = {}  # of the segments of each file, in seconds
+    ends: dict[str, float] = {}  # file -> end of its last segment in seconds, 0 without segments
     for _, path in rows:
         place, times = split_segment(os.path.join(root, path))
         place = os.path.normpath(place)
         ends[place] = max(ends.get(place, 0.0), (times[1] or times[0]) if times else 0.0)
-    del rows  # of a list of VoxCeleb2's size 200 MB
+    del rows  # 200 MB for a list of VoxCeleb2's size
     files = list(ends)
     report = options.report or Path("checks", os.path.basename(os.path.abspath(target)))
     measured = measure(files, report / "measurements.jsonl", options.cpus)
@@ -98,8 +98,8 @@ def run(options: argparse.Namespace) -> int:
 def measure(files: list[str], record: Path, cpus: int | None = None) -> pa.Table:
     """Return a table of SCHEMA with a row for each of `files` (absolute paths), in their order.
 
-    `record` gets a JSON line for each file that was read, and is what the next run goes on from. Unreadable
-    files are tried again every time: the trouble may have been the disk's.
+    `record` gets a JSON line for each file that is read, and the next run continues from it. Unreadable files
+    are tried again every time, because the disk may have caused the error.
     """
     record.parent.mkdir(parents=True, exist_ok=True)
     todo, known = _known(files, record)
@@ -117,18 +117,18 @@ def measure(files: list[str], record: Path, cpus: int | None = None) -> pa.Table
 
 
 def _known(files: list[str], record: Path) -> tuple[list[int], pa.Table]:
-    """Return the numbers of the files to be read, and the newest measurements of all in the record."""
+    """Return the indices of the files to read, and the newest measurements of all files in the record."""
     content = record.read_bytes() if record.exists() else b""
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
-        os.truncate(record, len(whole))  # a kill has torn the last line
+        os.truncate(record, len(whole))  # the process was killed within the last line
     parse = pa.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
     source = pa.BufferReader(whole)
     try:
         rows = pa.json.read_json(source, parse_options=parse) if whole else SCHEMA.empty_table()
     except pa.ArrowInvalid as error:
         raise ValueError(f"{record} is damaged ({error}): delete it, and all files are read anew.") from error
-    del content, whole, source  # as large as all that follows
+    del content, whole, source  # these take as much memory as all that follows
     newest = {path: i for i, path in enumerate(rows["path"].to_pylist())}
     rows = rows.take(pa.array([newest.get(path) for path in files], pa.int64()))
     is_old = rows["digest"].is_null().to_numpy()
@@ -141,13 +141,13 @@ def _known(files: list[str], record: Path) -> tuple[list[int], pa.Table]:
 
 
 def facts_of(path: str) -> dict[str, Any]:
-    """Return path, size and time of change of a file, as the record has them."""
+    """Return path, size and modification time of a file, as in the record."""
     size, mtime_ns = stamp(path)
     return {"path": path, "size": size, "mtime_ns": mtime_ns}
 
 
 def inspect(path: str) -> dict[str, Any]:
-    """Return what is known of a recording, by the columns of SCHEMA that apply to it."""
+    """Read and measure a recording; return the columns of SCHEMA that apply to it."""
     silent = clipped = 0
     digest = hashlib.blake2b(digest_size=16)
     try:
@@ -158,7 +158,7 @@ def inspect(path: str) -> dict[str, Any]:
                 starts = np.arange(0, len(samples), _FRAME)
                 lengths = np.diff(starts, append=len(samples))
                 means, powers = (np.add.reduceat((samples / 32768) ** n, starts) / lengths for n in (1, 2))
-                is_silent = powers - means**2 < 10.0 ** (SILENCE_DB / 10)  # a constant offset is silence
+                is_silent = powers - means**2 < 10.0 ** (SILENCE_DB / 10)  # a constant offset is silent too
                 silent += int(lengths[is_silent].sum())
                 digest.update(samples.astype("<i2").tobytes())
     except AudioError as error:
@@ -171,10 +171,10 @@ def inspect(path: str) -> dict[str, Any]:
 def find_faults(
     measured: pa.Table, ends: dict[str, float], root: str, options: argparse.Namespace
 ) -> dict[str, dict[int, str]]:
-    """Return the faulty recordings of each kind: row and sentence, the gravest kind last.
+    """Return the faults of each kind as {row: message}, with the most serious kind last.
 
-    `ends` says, by the path of each row, where the last segment ends, 0 without any. Of recordings with the
-    same samples the first is no fault. Noises and rirs only have to be readable.
+    `ends` maps the path of each row to the end of its last segment in seconds, 0 without segments. The first
+    of several recordings with the same samples is no fault. Noises and rirs only have to be readable.
     """
     below = (os.path.relpath(path, root).split(os.sep) for path in ends)
     is_speech = np.array([NO_SPEECH.isdisjoint(folders) for folders in below])

@@ -1,10 +1,10 @@
-"""Copy a folder of recordings to 16 kHz, mono, 16 bits: AAC and other formats, on all CPUs.
+"""Copy a folder of recordings to 16 kHz, mono, 16 bits, from AAC and other formats, on all CPUs.
 
-The copy has the same folders and names with the suffix of its format, and the samples that training hears
-of the original, which it reads more slowly.  Interrupted, the same command goes on: a file that is there is
-kept.
+The copy has the same folders and names, with the suffix of its format.  It holds the samples that training
+gets from the originals, and is faster to read.  The same command continues after an interruption; existing
+files are kept.
 
-Exit status: 0 all is copied, 1 some files could not be read, 2 nothing was done.
+Exit status: 0 all files are copied, 1 some files could not be read, 2 an error stopped the command.
 """
 
 import argparse
@@ -22,34 +22,34 @@ from sslsv.prepare_data.archives import DAMAGED
 from sslsv.prepare_data.disk import check_space, progress, sample_bytes, write_audio, write_whole
 from sslsv.settings import command_name
 
-Item = tuple[str | zipfile.ZipInfo, str]  # a file, or a member of an archive; and where its samples go
+Item = tuple[str | zipfile.ZipInfo, str]  # (file or archive member, path of its copy)
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
-_BLOCK_FILES = 100  # some 8 s of work: starting a task costs milliseconds
-_AAC_GROWTH = 3.5  # bytes of samples for one of VoxCeleb2's AAC
-_FLAC_SHARE = 0.6  # of the bytes of samples
+_BLOCK_FILES = 100  # files per task, some 8 s of work; starting a task costs milliseconds
+_AAC_GROWTH = 3.5  # bytes of samples per byte of VoxCeleb2's AAC
+_FLAC_SHARE = 0.6  # bytes of FLAC per byte of samples
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `prepare_data convert` takes."""
-    parser.add_argument("folder", type=Path, help="what is copied; it stays as it is")
+    """Add the arguments of `prepare_data convert`."""
+    parser.add_argument("folder", type=Path, help="folder to copy; it stays unchanged")
     parser.add_argument("--out", type=Path, required=True, help="folder of the copy")
     add_conversion_arguments(parser)
 
 
 def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every conversion."""
+    """Add the options that all conversions have."""
     parser.add_argument("--format", choices=("wav", "flac"), default="wav", help="(default: %(default)s)")
-    parser.add_argument("--cpus", type=int, metavar="N", help="processes (default: one for each CPU)")
+    parser.add_argument("--cpus", type=int, metavar="N", help="number of processes (default: one per CPU)")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Copy what is not copied yet, and name what can't be read; returns the exit status."""
+    """Copy all files that are not copied yet, and name unreadable files; return the exit status."""
     folder, out = Path(os.path.abspath(options.folder)), Path(os.path.abspath(options.out))
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"--out {out} lies in {folder}, which is to be copied: choose a place outside.")
-    places: dict[str, str] = {}  # in the copy -> source
+    places: dict[str, str] = {}  # path in the copy -> source
     for source in find_audio_files(folder)[0]:
         place = f"{os.path.splitext(os.path.relpath(source, folder))[0]}.{options.format}"
         if places.setdefault(place, source) != source:
@@ -65,13 +65,13 @@ def run(options: argparse.Namespace) -> int:
 def convert(
     items: Sequence[Item], out: Path, title: str, cpus: int | None, archive: zipfile.ZipFile | None = None
 ) -> bool:
-    """Write the samples of every item that is not in `out` yet; returns whether all are there now.
+    """Write the samples of every item that is not in `out` yet; return whether all are there now.
 
-    An item's name says its format. What could not be read is named in OUT_failures.txt. Raises OSError when
-    the disk is too small or gets full.
+    The suffix of an item's path sets the format. OUT_failures.txt names unreadable files. Raises OSError if
+    the disk is too small or becomes full.
     """
     out.mkdir(parents=True, exist_ok=True)
-    # In whichever format: a recording that is there in another one is not needed twice.
+    # All formats count: a recording that exists in another format is not written again.
     found = [path for path in find_audio_files(out)[0] if path.lower().endswith(SEEKABLE_SUFFIXES)]
     present = {os.path.splitext(os.path.relpath(path, out))[0] for path in found}
     missing = [item for item in items if os.path.splitext(item[1])[0] not in present]
@@ -112,11 +112,11 @@ def map_files(
     cpus: int | None = None,
     load: Callable[[Work], Any] = lambda item: item,
 ) -> Iterator[tuple[int, Result | None]]:
-    """Yield (place in `items`, result) in any order; None for an item that killed its process.
+    """Yield (index in `items`, result) in any order; the result is None if the item killed its process.
 
-    Ray tasks on this machine do the work, of what `load` makes of an item here, just before. A block whose
-    process dies (a decoder crashes, no memory is left) is done again file by file, so that only the file that
-    kills its process is lost. What `work` raises ends everything, as OSError.
+    Ray tasks on this machine call `work` with the result of `load(item)`, which runs in this process just
+    before. If the process of a block dies (a decoder crashes, no memory is left), the block is repeated item
+    by item, so that only the item that kills its process is lost. An error in `work` is raised as OSError.
     """
     if cpus is not None and cpus < 1:
         raise ValueError(f"--cpus is {cpus}: it must be 1 or more.")
@@ -151,7 +151,7 @@ def map_files(
                     waiting += [[i] for i in block]
             except ray.exceptions.RayTaskError as error:
                 cause = error.cause
-                if not isinstance(cause, OSError):  # such as the lack of a package
+                if not isinstance(cause, OSError):  # such as a missing package
                     cause = OSError(f"A task failed: {type(cause).__name__}: {cause}")
                 raise cause from None
     finally:
@@ -160,13 +160,13 @@ def map_files(
 
 
 def _work_niced(work: Callable[[Any], Result], items: Sequence[Any]) -> list[Result]:
-    """Do the files of a block in a Ray process, at a lower priority than everything else on the machine."""
-    os.nice(19)  # again and again for one process: it stays at 19
+    """Process a block of items in a Ray process, at the lowest CPU priority."""
+    os.nice(19)  # repeated in one process, it stays at 19
     return [work(item) for item in items]
 
 
 def _convert_one(job: tuple[str | bytes, Path]) -> str:
-    """Write the samples of a file, by its path or content; returns "", or why they can't be had."""
+    """Write the samples of a file, given by path or content; return "", or why it can't be read."""
     source, target = job
     try:
         if isinstance(source, str):

@@ -1,7 +1,7 @@
-"""Bring VoxCeleb1, VoxCeleb2, their trial lists, MUSAN and the simulated rooms below data.root; see all.py.
+"""Write VoxCeleb1, VoxCeleb2, their trial lists, MUSAN and the simulated rooms below data.root; see all.py.
 
-MUSAN is cut into pieces of 8 s, and no sample is lost: a file shorter than 8 s is one piece, and so is what
-remains at a file's end; only a rest below 1 s stays with the piece before it.
+MUSAN is cut into pieces of 8 s without losing a sample. A file shorter than 8 s is one piece. The rest at the
+end of a longer file is a piece of its own. A rest shorter than 1 s extends the piece before it instead.
 """
 
 import argparse
@@ -30,30 +30,30 @@ CATEGORIES = ("music", "noise", "speech")
 PIECE_SECONDS = 8
 MIN_LAST_SECONDS = 1
 
-_NUM_FILES = 2016  # all files of MUSAN, to reckon the time left
+_NUM_FILES = 2016  # number of files in MUSAN, to estimate the time left
 
 
 def voxceleb_place(name: str, suffix: str = "") -> str | None:
-    """Return SPEAKER/VIDEO/NUMBER and the suffix for a recording's path (`dev/aac/id00012/...`), or None."""
+    """Return SPEAKER/VIDEO/NUMBER + `suffix` for the path of a recording (`dev/aac/id00012/...`), or None."""
     found = VOXCELEB.search(name)
     return found[1] + found[2] + suffix if found else None
 
 
 def extract_voxceleb1(archives: Archives, folder: Path, options: argparse.Namespace) -> bool:
-    """Write the recordings of VoxCeleb1; returns whether all are there."""
+    """Write the recordings of VoxCeleb1; return whether all exist now."""
     place_of = functools.partial(voxceleb_place, suffix=".wav")
     return all([extract(paths, place_of, folder, name) for name, paths in archives.items()])
 
 
 def convert_voxceleb2(archives: Archives, folder: Path, options: argparse.Namespace) -> bool:
-    """Write the recordings of VoxCeleb2 at 16 kHz; returns whether all are there."""
+    """Write the recordings of VoxCeleb2 at 16 kHz; return whether all exist now."""
     (paths,) = archives.values()
     with open_zip(paths, functools.partial(voxceleb_place, suffix=f".{options.format}")) as (archive, items):
         return convert(items, folder, "voxceleb2", options.cpus, archive)
 
 
 def prepare_trials(options: argparse.Namespace) -> int:
-    """Write VoxCeleb1's test lists; returns 0."""
+    """Write VoxCeleb1's test lists; return 0."""
     places = places_of_voxceleb1(options.folder)
     for source, (path,) in obtain("trials", options).items():
         rows = Rows("/", os.path.abspath(path), TRIALS)
@@ -65,10 +65,10 @@ def prepare_trials(options: argparse.Namespace) -> int:
 
 
 def places_of_voxceleb1(root: Path) -> dict[str, str]:
-    """Return {SPEAKER/VIDEO/NUMBER.wav: path below `root`} if the recordings need it.
+    """Return {SPEAKER/VIDEO/NUMBER.wav: path below `root`}, or {} if the listed paths need no change.
 
-    They do in different parent folders, as when the archives were unpacked into dev/wav/ and test/wav/, and
-    in another format. One parent folder is found when a list is read (`lists.path_resolver`).
+    Paths change if the recordings have several parent folders, such as the archives' dev/wav/ and test/wav/,
+    or another format. A single parent folder is found when a list is read (`lists.path_resolver`).
     """
     folder = root / "voxceleb1"
     files = [os.path.relpath(file, root) for file in find_audio_files(folder)[0]] if folder.is_dir() else []
@@ -79,14 +79,14 @@ def places_of_voxceleb1(root: Path) -> dict[str, str]:
 
 
 def prepare_lists(options: argparse.Namespace) -> int:
-    """Write train lists and validation trials of the corpora that are there; returns 0."""
+    """Write train lists and validation trials of the corpora that exist; return 0."""
     root = options.folder
     folders = [root / corpus for corpus in ("voxceleb1", "voxceleb2") if (root / corpus).is_dir()]
     if not folders:
         raise ValueError(f"{root} has neither voxceleb1/ nor voxceleb2/; for others: prepare_data folder.")
     for folder in folders:
         if files := train_files(find_speech(folder)):
-            # Speakers are the folders named by an id (id10001), at whatever depth the archives put them.
+            # Speakers are the folders named by an id (id10001), at any depth.
             utterances = manifest_of(files, folder, root, VOXCELEB.pattern)
             write_lists(utterances, root, folder.name, options.held_out_speakers, options.seed)
         else:
@@ -95,7 +95,7 @@ def prepare_lists(options: argparse.Namespace) -> int:
 
 
 def cut_musan(archives: Archives, folder: Path, options: argparse.Namespace) -> bool:
-    """Write the pieces of MUSAN's files that are not there yet; returns True."""
+    """Write the missing pieces of MUSAN's files; return True."""
     (paths,) = archives.values()
     num_read = 0
     with progress("cut musan", _NUM_FILES) as bar:
@@ -110,14 +110,14 @@ def cut_musan(archives: Archives, folder: Path, options: argparse.Namespace) -> 
 
 
 def musan_place(name: str) -> str | None:
-    """Return the path below musan_split/ of a file of MUSAN (`musan/noise/fs/x.wav`), or None."""
+    """Return the path below musan_split/ for a file of MUSAN (`musan/noise/fs/x.wav`), or None."""
     _, _, place = f"/{name}".rpartition("/musan/")
     is_wav = place.endswith(".wav") and not place.rpartition("/")[2].startswith(".")
     return place if is_wav and place.partition("/")[0] in CATEGORIES else None
 
 
 def piece_bounds(num_samples: int, sample_rate: int) -> list[tuple[int, int]]:
-    """Return first and last (exclusive) sample of each piece; they follow each other and cover everything."""
+    """Return (first, last + 1) sample of each piece; together the pieces cover all samples once."""
     starts = list(range(0, num_samples, PIECE_SECONDS * sample_rate))
     if len(starts) > 1 and num_samples - starts[-1] < MIN_LAST_SECONDS * sample_rate:
         starts.pop()
@@ -125,7 +125,7 @@ def piece_bounds(num_samples: int, sample_rate: int) -> list[tuple[int, int]]:
 
 
 def cut(content: bytes, target: Path) -> None:
-    """Write the pieces of a file: NAME_00000.wav, NAME_00008.wav ..., named by the second they begin at."""
+    """Write the pieces of a file: NAME_00000.wav, NAME_00008.wav ..., named by their first second."""
     with soundfile.SoundFile(io.BytesIO(content)) as file:
         for start, end in piece_bounds(file.frames, file.samplerate):
             piece = target.with_name(f"{target.stem}_{start // file.samplerate:05d}.wav")
@@ -137,7 +137,7 @@ def cut(content: bytes, target: Path) -> None:
 
 
 def extract_rirs(archives: Archives, folder: Path, options: argparse.Namespace) -> bool:
-    """Write the simulated impulse responses; returns whether all are there."""
+    """Write the simulated impulse responses; return whether all exist now."""
     (paths,) = archives.values()
     return extract(paths, _rir_place, folder, "rirs")
 

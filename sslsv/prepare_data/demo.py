@@ -1,7 +1,7 @@
-"""Write a synthetic corpus in VoxCeleb's layout: everything can be tried within minutes, without a download.
+"""Write a synthetic corpus in VoxCeleb's layout, to try everything within minutes and without a download.
 
 Its speakers differ in pitch, vocal tract, glottal tilt and breath, its recordings in room, noise and level.
-It shows that a method learns; figures on it say nothing about real speech.
+The corpus shows that a method learns; error rates on it say nothing about real speech.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from scipy import signal
 from sslsv.data.audio import SAMPLE_RATE, Waveform, to_int16
 from sslsv.prepare_data.disk import write_audio, write_whole
 
-_LAYOUT_VERSION = 1  # raise it when the same options give other files
+_LAYOUT_VERSION = 1  # increase it when the same options give other files
 _VOICE, _NOISE, _MUSIC, _ROOM, _TRIALS = range(5)  # streams of random numbers
 # First four formants of vowels of a vocal tract of average length, Hz (after Peterson and Barney, 1952).
 _VOWELS_HZ = np.array(
@@ -29,26 +29,26 @@ _BANDWIDTHS_HZ = np.array([60.0, 90.0, 140.0, 200.0])
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """The size of a demo corpus; the same options give the same files, bit for bit."""
+    """Hold the size of a demo corpus; the same options give the same files, bit for bit."""
 
-    speakers: int = 40  # in voxceleb2_train_list; a quarter as many others in voxceleb1_train_list
+    speakers: int = 40  # in voxceleb2_train_list; voxceleb1_train_list has a quarter as many other speakers
     eval_speakers: int = 10  # in the trials, never in the train lists
-    recordings: int = 3  # for each speaker, each with its own room, noise floor and level
-    utterances: int = 2  # in each recording
-    bank_files: int = 8  # for each kind of noise, and for each size of room
+    recordings: int = 3  # per speaker, each with its own room, noise floor and level
+    utterances: int = 2  # per recording
+    bank_files: int = 8  # per kind of noise, and per size of room
     seed: int = 1717
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `prepare_data demo` takes."""
-    parser.add_argument("folder", type=Path, help="where to write it; becomes data.root")
+    """Add the arguments of `prepare_data demo`."""
+    parser.add_argument("folder", type=Path, help="folder of the corpus; becomes data.root")
     for option in fields(DemoOptions):
         name = f"--{option.name.replace('_', '-')}"
         parser.add_argument(name, type=int, default=option.default, help="(%(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the corpus, unless the same one is there already."""
+    """Write the corpus, unless the same corpus exists already; return 0."""
     chosen = DemoOptions(**{option.name: getattr(options, option.name) for option in fields(DemoOptions)})
     is_new = make_demo_corpus(options.folder, chosen)
     print(f"{options.folder}: the demo corpus {'is written' if is_new else 'is there already'}.")
@@ -56,11 +56,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def make_demo_corpus(root: Path, options: DemoOptions) -> bool:
-    """Write a demo corpus; returns False if it is there already, with the same options.
+    """Write a demo corpus; return False if it exists already, with the same options.
 
-    Raises FileExistsError for a folder that holds anything else, ValueError for numbers that can't be met.
+    Raises FileExistsError for a folder that holds anything else, ValueError for numbers out of range.
     """
-    if options.speakers >= 1080:  # a quarter as many others have ids below those of the trials
+    if options.speakers >= 1080:  # a quarter as many ids of voxceleb1 must fit below id10270
         raise ValueError(f"--speakers is {options.speakers}, but ids are there for 1079: give fewer.")
     if min(options.speakers, options.eval_speakers, options.recordings) < 2 or options.utterances < 1:
         raise ValueError("--speakers, --eval-speakers and --recordings must be 2 or more, --utterances 1.")
@@ -71,7 +71,7 @@ def make_demo_corpus(root: Path, options: DemoOptions) -> bool:
     if found != {**facts, "is_complete": False} and root.exists() and any(root.iterdir()):
         message = "is not empty and is no demo corpus with these options: choose another, or delete it."
         raise FileExistsError(f"{root} {message}")
-    # An interrupted run is known as such, and is written again.
+    # The marker shows if a run was interrupted; its corpus is then written again.
     write_whole(marker, json.dumps({**facts, "is_complete": False}).encode())
     voices = iter(range(10**6))
     lists = {"voxceleb2": (options.speakers, 12), "voxceleb1": (max(2, options.speakers // 4), 10001)}
@@ -111,7 +111,7 @@ def _trial_lines(paths: list[str], seed: int) -> list[str]:
     speakers = np.array([path.split("/")[0] for path in paths])
     videos = np.array([path.split("/")[1] for path in paths])
     is_target = speakers[first] == speakers[second]
-    # Two utterances of one recording share its room and noise: too easy to count.
+    # Two utterances of one recording share its room and noise, so the trial would be too easy.
     targets = np.flatnonzero(is_target & (videos[first] != videos[second]))
     nontargets = rng.permutation(np.flatnonzero(~is_target))[: len(targets)]
     chosen = rng.permutation(np.concatenate([targets, nontargets]))
@@ -139,7 +139,7 @@ def _write_bank(root: Path, voices: Iterator[int], options: DemoOptions) -> None
 
 
 class Voice:
-    """A speaker, drawn at random; pitch and vocal-tract length go together, as they do in people."""
+    """Draw a speaker at random; pitch and vocal-tract length are correlated, as in people."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         height = rng.uniform(0.0, 1.0)
@@ -174,7 +174,7 @@ def speak(voice: Voice, seconds: float, rng: np.random.Generator) -> Waveform:
 
 
 def _voice_source(voice: Voice, total: int, rng: np.random.Generator) -> np.ndarray:
-    # The pitch wanders slowly: noise through a one-pole low-pass at about 2 Hz, one value for each 10 ms.
+    # The pitch drifts slowly: noise through a one-pole low-pass at about 2 Hz, one value per 10 ms.
     blocks = total // 160 + 2
     wander = signal.lfilter([1.0], [1.0, -0.88], rng.normal(size=blocks))
     wander *= voice.pitch_range / (np.std(wander) + 1e-9)
@@ -185,7 +185,7 @@ def _voice_source(voice: Voice, total: int, rng: np.random.Generator) -> np.ndar
     marks = marks + np.rint(shifts).astype(int)
     pulses = np.zeros(total)
     pulses[np.clip(marks, 0, total - 1)] = 1.0
-    pulses *= np.sqrt(SAMPLE_RATE / voice.pitch_hz)  # the same power as the breath, at any pitch
+    pulses *= np.sqrt(SAMPLE_RATE / voice.pitch_hz)  # power 1 at any pitch, like the breath noise
     source = pulses + voice.breathiness * rng.normal(size=total)
     return np.asarray(signal.lfilter([1.0 - voice.tilt], [1.0, -voice.tilt], source))
 
@@ -211,7 +211,7 @@ def draw_room(rng: np.random.Generator, decay_seconds: float) -> Waveform:
 
 
 def draw_noise(rng: np.random.Generator, seconds: float) -> Waveform:
-    """Return noise (T,) of a random colour, with hum or bursts now and then, peak 1."""
+    """Return noise (T,) of a random colour and fluctuating level, in half of the cases with hum; peak 1."""
     total = round(seconds * SAMPLE_RATE)
     pole = rng.uniform(-0.3, 0.98)
     noise = signal.lfilter([1.0], [1.0, -pole], rng.normal(size=total))
@@ -242,7 +242,7 @@ def draw_music(rng: np.random.Generator, seconds: float) -> Waveform:
 def record(
     speech: Waveform, room: Waveform, noise_snr_db: float, level_db: float, rng: np.random.Generator
 ) -> Waveform:
-    """Return speech (T,) as recorded in a room, with a noise floor, its peak at `level_db` of full scale."""
+    """Return speech (T,) recorded in a room, with a noise floor and its peak at `level_db` of full scale."""
     wet = signal.fftconvolve(speech, room)[: len(speech)]
     floor = rng.normal(size=len(wet)) * np.sqrt(np.mean(wet**2)) * 10.0 ** (-noise_snr_db / 20.0)
     recorded: Waveform = _to_peak(wet + floor) * np.float32(10.0 ** (level_db / 20.0))

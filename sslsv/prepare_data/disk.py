@@ -1,4 +1,4 @@
-"""Write to the disk: enough space beforehand, whole files only, nothing lost when a list is replaced."""
+"""Write to the disk safely: check the space first, write complete files only, keep replaced lists."""
 
 import contextlib
 import errno
@@ -16,26 +16,26 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from sslsv.data.audio import SAMPLE_RATE, AudioError, Recording
 
-_MARGIN_BYTES = 64 * 2**20  # for the file system itself
-_NUM_PROBED = 8  # files by which the size of a copy is estimated; compressed ones are decoded for it
-# The disk or a quota is used up, or a file has reached the largest size that is allowed.
+_MARGIN_BYTES = 64 * 2**20  # kept free for the file system itself
+_NUM_PROBED = 8  # files read to estimate the size of a copy; compressed files are decoded for this
+# The disk is full, a quota is used up, or a file has reached the largest allowed size.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def progress(title: str, total: int | None, unit: str = "files", done: int = 0) -> Any:
-    """Return a progress bar on stderr; in a log it is a line every 30 s. `done` counts, but not as speed."""
+    """Return a progress bar on stderr, in a log a line every 30 s. The speed does not include `done`."""
     interval = 0.5 if sys.stderr.isatty() else 30.0
     scales = {"unit": unit, "unit_scale": unit == "B", "mininterval": interval}
     return tqdm(desc=title, total=total, initial=done, **scales)
 
 
 def readable_bytes(count: float) -> str:
-    """Return a number of bytes with three digits and its unit."""
+    """Format a number of bytes with three digits and a unit."""
     return str(tqdm.format_sizeof(count, "B"))
 
 
 def sample_bytes(sizes: dict[str, int], open_file: Callable[[str], Recording]) -> float:
-    """Return about how many bytes the samples of files (name: bytes) take, by what a few of them hold."""
+    """Estimate the bytes of all samples in files (name -> file size) from a few of the files."""
     num_read = num_made = 0
     for name in list(sizes)[:: len(sizes) // _NUM_PROBED + 1]:
         with contextlib.suppress(AudioError), open_file(name) as recording:
@@ -44,7 +44,7 @@ def sample_bytes(sizes: dict[str, int], open_file: Callable[[str], Recording]) -
 
 
 def check_space(folder: Path, needed_bytes: float, purpose: str) -> None:
-    """Raise OSError when the disk of a folder has not enough space for what is to come."""
+    """Raise OSError if the disk of a folder has too little free space for `needed_bytes`."""
     existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if needed_bytes + _MARGIN_BYTES > free:
@@ -55,16 +55,16 @@ def check_space(folder: Path, needed_bytes: float, purpose: str) -> None:
 
 
 def sentence_of(error: Exception) -> str:
-    """Return the message of an error; for a full disk it says how to go on."""
+    """Return the message of an error; for a full disk, the message says how to continue."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return "The disk is full, or a limit set for it is reached: make room, and the same command goes on."
     return str(error)
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename it: its name means that it is complete."""
+    """Write a file under a temporary name, then rename it, so that an existing file is always complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Two processes that make the same file by mistake must not share the temporary one.
+    # Two processes that write the same file by mistake must not share the temporary file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content)
@@ -76,14 +76,14 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_audio(path: Path, samples: np.ndarray, rate: int = SAMPLE_RATE, subtype: str = "PCM_16") -> None:
-    """Write samples (T,) or (T, channels) as a whole file, in the format of its suffix."""
+    """Write samples (T,) or (T, channels) by `write_whole`, in the format of the suffix."""
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate, subtype=subtype, format=path.suffix[1:].upper())
     write_whole(path, buffer.getvalue())
 
 
 def write_list(path: Path, lines: Iterable[str]) -> None:
-    """Write a list and say so; other content is kept as NAME.old, NAME.old2 ..."""
+    """Write a list and print its state; replaced content is kept as NAME.old, NAME.old2 ..."""
     lines = list(lines)
     content = "".join(f"{line}\n" for line in lines).encode()
     if path.exists() and path.read_bytes() == content:

@@ -1,6 +1,6 @@
-"""Archives of the corpora: found in the user's folders or downloaded, continued where a transfer stopped.
+"""Find the archives of the corpora in the user's folders, or download them; broken transfers are resumed.
 
-A download is NAME.part until it is complete and its md5 is right; then it gets its name.
+A download is called NAME.part until it is complete and its md5 is correct.
 """
 
 import argparse
@@ -23,17 +23,17 @@ from sslsv.settings import parse_yaml
 
 SOURCES = Path(__file__).with_name("sources.yml")
 _CHUNK_BYTES = 2**20
-_TIMEOUTS_SECONDS = (15.0, 60.0)  # to connect, and without a byte
+_TIMEOUTS_SECONDS = (15.0, 60.0)  # for connecting, and between two bytes
 _TRIES = 6
 _FIRST_PAUSE_SECONDS = 1.0
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 
 
-Archives = dict[str, list[Path]]  # name of an archive -> its files, one or the parts
+Archives = dict[str, list[Path]]  # name of an archive -> its file or its parts
 
 
 class _BrokenOff(Exception):
-    """A transfer that stopped; what has arrived is good, and another try may bring the rest."""
+    """Report a transfer that stopped; another try may succeed, and continues from the bytes received."""
 
 
 _PASSING = (requests.RequestException, urllib3.exceptions.HTTPError, _BrokenOff)
@@ -41,11 +41,11 @@ _PASSING = (requests.RequestException, urllib3.exceptions.HTTPError, _BrokenOff)
 
 @dataclass(frozen=True)
 class Remote:
-    """A file on a server."""
+    """Describe a file on a server."""
 
     name: str
-    url: str  # may hold a secret: never shown
-    md5: str | None  # None: can't be checked
+    url: str  # may hold a secret, so it is never shown
+    md5: str | None  # None: not checked
     takes_secrets: bool
     how_to_get: str = ""
 
@@ -56,10 +56,10 @@ def install(
     unpack: Callable[[Archives, Path, argparse.Namespace], bool],
     options: argparse.Namespace,
 ) -> int:
-    """Obtain a set's archives and unpack them below data.root, unless it is there; returns the exit status.
+    """Obtain a set's archives and unpack them below data.root, unless done already; return the exit status.
 
-    A folder that is a link, or holds links, is the user's own: it is taken as it is. `unpack` gets the
-    archives and the folder, and returns whether all files are there now.
+    A folder that is a link, or holds links, belongs to the user and is left unchanged. `unpack` gets the
+    archives, the folder and the options, and returns whether all files exist now.
     """
     folder = options.folder / folder_name
     original = options.folder / ORIGINAL_FOLDERS.get(folder_name, folder_name)
@@ -81,7 +81,7 @@ def install(
 def obtain(set_name: str, options: argparse.Namespace) -> Archives:
     """Return the files of each archive of a set, by the archive's name.
 
-    What no folder of --from has is downloaded. Raises OSError where that fails or there is no space.
+    Files that no --from folder has are downloaded. Raises OSError if that fails or there is no space.
     """
     for folder in options.given:
         if not folder.is_dir():
@@ -97,17 +97,17 @@ def obtain(set_name: str, options: argparse.Namespace) -> Archives:
 
 
 def _find(name: str, folders: Sequence[Path]) -> Path | None:
-    """Find a file of this name in one of the folders, or one folder deeper."""
+    """Return the first file of this name in the folders or their direct subfolders, or None."""
     places = (path for folder in folders for path in (folder / name, *sorted(folder.glob(f"*/{name}"))))
     return next(filter(Path.is_file, places), None)
 
 
 def read_sources(set_name: str, file: Path = SOURCES) -> dict[str, list[Remote]]:
-    """Return the parts of each archive of a set; ValueError for a file of another form than `SOURCES`."""
+    """Return the parts of each archive of a set; ValueError if `file` has another form than `SOURCES`."""
     content = parse_yaml(file.read_text(encoding="utf-8"))
     try:
         each = content["sets"][set_name]
-        if not re.match(r"https?://[^/\s]", each["url"]):  # not shown: it may hold a password
+        if not re.match(r"https?://[^/\s]", each["url"]):  # the url is not shown: it may hold a password
             raise ValueError(f"{file}: the url of {set_name} must begin with http:// or https:// and a host.")
         takes_secrets, how_to_get = each["access"] == "voxceleb", content["access"][each["access"]]
         return {
@@ -122,11 +122,11 @@ def read_sources(set_name: str, file: Path = SOURCES) -> dict[str, list[Remote]]
 
 
 def download(remote: Remote, folder: Path) -> Path:
-    """Bring a file into a folder and return its path.
+    """Download a file into a folder and return its path.
 
-    A connection that breaks is taken up again, up to six times without a byte between, with pauses that
-    double. Raises OSError when the server refuses, the md5 is another or the disk is full: whatever has
-    arrived stays, and the next call goes on from it.
+    A broken transfer is resumed, with pauses that double, until six tries in a row bring no byte. Raises
+    OSError if the server refuses, the disk is full (the next call resumes the file), or the md5 differs (the
+    file is kept as NAME.bad, and the next call starts again).
     """
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{remote.name}.part"
@@ -156,7 +156,7 @@ def _receive_all(remote: Remote, part: Path) -> None:
             tries = 1 if _size(part) > size else tries + 1
             if tries >= _TRIES:
                 cause = str(error) if isinstance(error, _BrokenOff) else "no connection, or no answer in time"
-                # The error is cut off: it may hold the address, with a secret in it.
+                # The original error is dropped: it may hold the address, with a secret in it.
                 raise OSError(
                     f"{remote.name} broke off {_TRIES} times ({cause} at {_server(remote)}); the "
                     f"{readable_bytes(_size(part))} that came are kept: the same command goes on. "
@@ -167,9 +167,9 @@ def _receive_all(remote: Remote, part: Path) -> None:
 
 def _receive(remote: Remote, part: Path) -> None:
     size = _size(part)
-    # Positions in a Range are those of the file itself: no compression on the way.
+    # A Range counts bytes of the file itself, so the transfer must not be compressed.
     headers = {"Accept-Encoding": "identity", "Range": f"bytes={size}-"}
-    # Secrets are never shown, never written, never sent to other servers; without any, ~/.netrc counts.
+    # Secrets are never shown, written or sent to other servers; without any, requests reads ~/.netrc.
     user, password = (os.environ.get(f"SSLSV_VOXCELEB_{name}", "") for name in ("USER", "PASSWORD"))
     auth = (user, password) if user and remote.takes_secrets else None
     with requests.get(
@@ -205,7 +205,7 @@ def _receive(remote: Remote, part: Path) -> None:
 
 
 def _server(remote: Remote) -> str:
-    # Not the whole address: a user and password may stand before the host.
+    # Returns the host alone, because a user and password may stand before it.
     return urlsplit(remote.url).netloc.rpartition("@")[2]
 
 

@@ -1,8 +1,8 @@
-"""Lists of any folder of recordings: a train list and, where speakers are known, validation trials.
+"""Make lists of any folder of recordings: a train list and, if speakers are known, validation trials.
 
 Writes ROOT/NAME_train_list (`speaker path` lines) and ROOT/NAME_validation_trials (`1|0 enrolment test`),
-NAME being the folder's; other content is kept as NAME.old.  The speakers of the trials are held out: they are
-not in the train list.
+where NAME is the folder's name.  A list that is replaced is kept with the suffix .old.  The speakers of the
+trials are held out: they are not in the train list.
 """
 
 import argparse
@@ -26,32 +26,32 @@ from sslsv.data.section import NO_SPEECH, NOISE_FOLDER, RIR_FOLDER, NoiseKind
 from sslsv.prepare_data.disk import write_list
 from sslsv.settings import command_name, parse_yaml
 
-_FEW = 512  # utterances; with fewer, a recipe's batch is too large
-# A recording as VoxCeleb's archives name it: SPEAKER/VIDEO/NUMBER, at whatever depth.
+_FEW = 512  # with fewer utterances, a recipe's batch is too large
+# The path of a recording in VoxCeleb's archives: SPEAKER/VIDEO/NUMBER, at any depth.
 VOXCELEB = re.compile(r"(?:^|/)(id[01]\d{4})(/[^/]+/[^/]+)\.(?:wav|flac|m4a|mp3|ogg|opus)$")
 TEST_SPEAKERS = frozenset(f"id{number}" for number in range(10270, 10310))  # of VoxCeleb1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `prepare_data folder` takes."""
+    """Add the arguments of `prepare_data folder`."""
     add = parser.add_argument
-    add("folder", type=Path, help="all recordings below it are listed; no hidden ones, noises or rooms")
+    add("folder", type=Path, help="folder to list, at any depth; hidden files, noises and rooms are left out")
     add(
         "--speaker-from",
         metavar="LEVEL|parent|none|REGEX",
-        help="LEVEL: 1 for the folders in FOLDER, as in speaker/video/file, 2 for those in them ...; parent: "
-        "the folder that a recording lies in; none: unknown; else a regular expression that is searched in "
-        "the path below FOLDER, whose first group is the speaker: '(id\\d+)' (default: the only level that "
-        "tells recordings apart; in VoxCeleb's layout the ids, without the test speakers)",
+        help="what names the speaker. LEVEL: 1 for the folders in FOLDER, as in speaker/video/file, 2 for "
+        "their subfolders ...; parent: the folder that holds the recording; none: unknown speakers; REGEX: "
+        "first group of a search in the path below FOLDER, such as '(id\\d+)' (default: the only level that "
+        "differs between recordings; in VoxCeleb's layout the ids, without the test speakers)",
     )
-    add("--root", type=Path, help="data.root, which gets the lists (default: the folder above)")
-    held_out = "speakers of the trials (default: a twentieth, 10 to 100, of few a fourth; 0: all train)"
+    add("--root", type=Path, help="data.root, where lists are written (default: the parent of FOLDER)")
+    held_out = "speakers of the trials (default: a twentieth, 10 to 100; a fourth of up to 40; 0: no trials)"
     add("--held-out-speakers", type=int, help=held_out)
-    add("--seed", type=int, default=0, help="decides which speakers and trials (%(default)s)")
+    add("--seed", type=int, default=0, help="selects the speakers and trials (%(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the lists and say what is in them; returns the exit status."""
+    """Write the lists and print what they hold; return the exit status."""
     folder = Path(os.path.abspath(options.folder))
     root = Path(os.path.abspath(options.root)) if options.root else folder.parent
     name = re.sub(r"[^\w.-]+", "_", folder.name)
@@ -84,23 +84,23 @@ def run(options: argparse.Namespace) -> int:
 
 
 def training_command(root: Path, name: str, lists: dict[str, int]) -> str:
-    """Return a command for a shell that trains on the first of some lists (name: number of lines)."""
+    """Return a shell command that trains on the first of `lists` (name -> number of lines)."""
     (train_list, num_utterances), *validation = lists.items()
     changes = {"run.name": name, "data.root": str(root)}
-    # A path may look like a number or a comment of yaml.
+    # A path may look like a number or a comment in yaml.
     overrides = [
         f"{key}={each if parse_yaml(each) == each else json.dumps(each)}" for key, each in changes.items()
     ]
     overrides += [f"data.train_lists=[{train_list}]", "evaluation.held_out_speakers=0"]
     overrides += [f"evaluation.validation={each}" for each, _ in validation] or ["train.patience=null"]
     overrides += ["evaluation.test=[]", *augmentation_overrides(root)]
-    if num_utterances < _FEW:  # The recipes' batches are for VoxCeleb.
+    if num_utterances < _FEW:  # The recipes' batch sizes are for VoxCeleb.
         overrides.append(f"train.batch_size={max(2, 2 ** int(math.log2(num_utterances / 2)))}")
     return f"{command_name('train')} {shlex.join(['configs/simclr.yml', *overrides])}"
 
 
 def augmentation_overrides(root: Path) -> list[str]:
-    """Return the override without which a config that augments would look in vain for noises or rirs."""
+    """Return an override of data.augment without the missing noises or rirs; [] if none is missing."""
     recordings, all_kinds = Recordings(root), get_args(NoiseKind)
     there = ["{name: reverb}"] if find_noises(recordings, RIR_FOLDER)[1] else []
     kinds = [kind for kind in all_kinds if find_noises(recordings, f"{NOISE_FOLDER}/{kind}")[1]]
@@ -111,7 +111,7 @@ def augmentation_overrides(root: Path) -> list[str]:
 
 
 def find_speech(folder: Path) -> list[str]:
-    """Return the recordings' paths below a folder, without noises and rooms; says what is left out."""
+    """Return the paths of recordings below a folder, without noises and rooms; prints what is left out."""
     files, others = find_audio_files(folder)
     found = [os.path.relpath(file, folder) for file in files]
     kept = [file for file in found if NO_SPEECH.isdisjoint(file.split(os.sep))]
@@ -123,13 +123,13 @@ def find_speech(folder: Path) -> list[str]:
 
 
 def train_files(files: list[str]) -> list[str]:
-    """Return VoxCeleb's training recordings, given by paths below a folder, each once; says what is left out.
+    """Return the training recordings among VoxCeleb's `files`, each once; prints what is left out.
 
-    Test recordings are those of VoxCeleb1's test speakers and what lies in a folder `test` of an archive.
+    Test recordings are those of VoxCeleb1's test speakers, and all below an archive's folder `test`.
     """
     kept: dict[str, str] = {}
     num_test = num_again = 0
-    for file in sorted(files, key=lambda file: file.endswith(COMPRESSED_SUFFIXES)):  # these are slow to read
+    for file in sorted(files, key=lambda file: file.endswith(COMPRESSED_SUFFIXES)):  # slow ones last
         if not (found := VOXCELEB.search(file)):
             continue
         if found[1] in TEST_SPEAKERS or "test" in file[: found.start()].split("/"):
@@ -144,9 +144,9 @@ def train_files(files: list[str]) -> list[str]:
 
 
 def one_of_a_session(manifest: Manifest) -> Manifest:
-    """Return an utterance of each folder, if half of the speakers or more have several.
+    """Return one utterance per folder if half of the speakers or more have several folders, else all.
 
-    Two of one folder often share room and noise, as VoxCeleb's of one video: too easy for a target trial.
+    Utterances of one folder, such as a VoxCeleb video, often share room and noise, so trials are too easy.
     """
     _, rows = np.unique([os.path.dirname(path) for path in manifest.paths], return_index=True)
     has_several = np.bincount(manifest.speakers[rows]) >= 2
@@ -154,16 +154,16 @@ def one_of_a_session(manifest: Manifest) -> Manifest:
 
 
 def speaker_level(files: list[str], folder: Path) -> str:
-    """Return the level of folders that names the speakers; ValueError if several levels could.
+    """Return the level of folders that names the speakers; raises ValueError if several levels qualify.
 
-    A level qualifies if all files have it and it has two names or more; levels that group the files in the
+    A level qualifies if all files have it and it has two names or more. Levels that group the files in the
     same way count as one.
     """
     folders = [file.split(os.sep)[:-1] for file in files]
     depth = min(map(len, folders))
     names_of = {str(i + 1): [each[i] for each in folders] for i in range(depth)}
     names_of |= {"parent": [each[-1] for each in folders]} if depth else {}
-    readings: dict[tuple[int, ...], tuple[str, str]] = {}  # each file's speaker, as a number: rule, in words
+    readings: dict[tuple[int, ...], tuple[str, str]] = {}  # speaker number per file: (rule, text)
     for rule, names in names_of.items():
         numbers: dict[str, int] = {}
         grouping = tuple(numbers.setdefault(name, len(numbers)) for name in names)
@@ -181,18 +181,18 @@ def speaker_level(files: list[str], folder: Path) -> str:
 
 
 def pattern_of(rule: str) -> str:
-    """Return the regular expression of a value of --speaker-from, whose first group is the speaker."""
+    """Return the regular expression for a value of --speaker-from; its first group is the speaker."""
     if rule.isdecimal() and int(rule) > 0:
         return rf"^(?:[^/]+/){{{int(rule) - 1}}}([^/]+)/"
     return r"([^/]+)/[^/]+$" if rule == "parent" else rule
 
 
 def manifest_of(files: list[str], folder: Path, root: Path, regex: str | None) -> Manifest:
-    """Return recordings, given by paths below `folder`, by paths relative to `root`, or absolute outside.
+    """Return the manifest of `files` below `folder`, with paths relative to `root`, or absolute outside it.
 
-    The first group of `regex` is the speaker; a blank in it becomes `_`.  Without one each recording is a
-    speaker of its own, named by its path (percent-encoded). Raises ValueError when a path can't stand in a
-    list or holds no speaker.
+    The first group of `regex` is the speaker; blanks in it become `_`. Without `regex`, each recording is a
+    speaker of its own, named by its path (percent-encoded). Raises ValueError if a path can't stand in a list
+    or holds no speaker.
     """
     try:
         pattern = re.compile(regex or "()")
@@ -205,7 +205,7 @@ def manifest_of(files: list[str], folder: Path, root: Path, regex: str | None) -
         )
     prefix = folder.relative_to(root) if folder.is_relative_to(root) else folder
     ids: dict[str, int] = {}
-    spelt: dict[str, str] = {}  # by id
+    spelt: dict[str, str] = {}  # speaker -> name in the path
     paths, speakers = [], []
     for file in files:
         path = os.path.join(prefix, file)
@@ -228,18 +228,18 @@ def manifest_of(files: list[str], folder: Path, root: Path, regex: str | None) -
 def write_lists(
     manifest: Manifest, root: Path, name: str, num_held_out: int | None, seed: int
 ) -> dict[str, int]:
-    """Write ROOT/NAME_train_list and, of held-out speakers, ROOT/NAME_validation_trials; return lengths.
+    """Write ROOT/NAME_train_list and, for held-out speakers, ROOT/NAME_validation_trials; return lengths.
 
-    `num_held_out` None holds out a twentieth of the speakers, 10 to 100, of few a fourth; 0 of too few.
+    `num_held_out` None holds out a twentieth of the speakers, 10 to 100; a fourth of up to 40; 0 of too few.
     """
     if num_held_out is None:
         has_pairs = np.count_nonzero(np.bincount(manifest.speakers) >= 2) >= 2 and manifest.num_speakers >= 4
-        few = max(2, min(10, manifest.num_speakers // 4))  # trials of fewer speakers choose by chance
+        few = max(2, min(10, manifest.num_speakers // 4))  # with fewer speakers, trials choose by chance
         num_held_out = min(100, max(few, manifest.num_speakers // 20)) if has_pairs else 0
         if not num_held_out:
             print("no validation trials: too few speakers have two recordings, or all are fewer than 4")
     lists = {}
-    if num_held_out:  # drawn before anything is written: no train list without trials
+    if num_held_out:  # drawn first: an error must not leave a train list without trials
         manifest, held_out = hold_out_speakers(manifest, num_held_out, seed)
         trials = make_trials(one_of_a_session(held_out), seed)
         pairs = zip(trials.targets, trials.enrol, trials.test, strict=True)
@@ -254,6 +254,6 @@ def write_lists(
 
 
 def trial_line(is_target: bool, enrolment: str, test: str) -> str:
-    """Return a line of a trial list; tabs stand between the fields where paths hold blanks of any kind."""
+    """Return a line of a trial list, with tabs between the fields if a path holds white space."""
     has_blanks = re.search(r"\s", enrolment + test)
     return ("\t" if has_blanks else " ").join([str(int(is_target)), enrolment, test])

@@ -1,9 +1,9 @@
-"""Pack a corpus into a few large files, with its noises, rooms and lists: training reads it without opening
-a million files, and gets the very same samples (`data.root=PACKED`).
+"""Pack a corpus with its noises, rooms and lists into a few large files.  Training on the packed folder
+(`data.root=PACKED`) gets the same samples without opening a million files.
 
-The recordings are those of the lists, and noises and rooms those of musan_split and simulated_rirs, or as
-their archives unpack; noises in other folders are left out.  Unreadable recordings are packed as such, with
-the reason.  An interrupted pack goes on when the command is repeated.
+The pack holds the recordings in the lists, and the noises and rooms in musan_split and simulated_rirs, or in
+the folders that their archives unpack to.  Noises in other folders are left out.  An unreadable recording is
+listed in the index with the reason.  The same command continues after an interruption.
 """
 
 import argparse
@@ -32,25 +32,25 @@ from sslsv.data.section import BANK_FOLDERS, ORIGINAL_FOLDERS, RIR_FOLDER
 from sslsv.prepare_data.disk import check_space, progress, readable_bytes, sample_bytes, write_whole
 from sslsv.runs.environment import usable_cpus
 
-Lengths = list[tuple[int, str]]  # of the recordings of a shard; see `_write_shard`
+Lengths = list[tuple[int, str]]  # (length, error) of each recording of a shard; see `_write_shard`
 
-_UNFINISHED = "packing.json"  # in a folder that is not finished: what it is a pack of
-_AT_ONCE = 32  # recordings that are held in memory; some corpora have hours in one
+_UNFINISHED = "packing.json"  # marks an unfinished folder, and says what is packed
+_AT_ONCE = 32  # recordings held in memory; some corpora have hours of audio in one recording
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `prepare_data pack` takes."""
+    """Add the arguments of `prepare_data pack`."""
     add = parser.add_argument
     add("root", type=Path, metavar="DATA_ROOT", help="folder of the lists and recordings")
-    lists = "train and trial lists (*train_list, *trials*, *_test_* in DATA_ROOT, also .txt, .csv ...)"
+    lists = "lists in DATA_ROOT (default: *train_list, *trials*, *_test_*, also with .txt, .csv ...)"
     add("--lists", nargs="+", metavar="LIST", help=lists)
-    add("--out", type=Path, help="where to write (DATA_ROOT/packed)")
-    add("--shard-mb", type=int, default=1024, help="about the size of a file (%(default)s)")
-    add("--jobs", type=int, default=usable_cpus(), help="recordings read at once (%(default)s)")
+    add("--out", type=Path, help="packed folder (default: DATA_ROOT/packed)")
+    add("--shard-mb", type=int, default=1024, help="approximate size of a file (%(default)s)")
+    add("--jobs", type=int, default=usable_cpus(), help="recordings read at the same time (%(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Pack, unless it is done already; returns 1 if some recordings are unreadable."""
+    """Pack, unless done already; return 1 if some recordings are unreadable, else 0."""
     out = options.out or options.root / "packed"
     is_new = pack(options.root, out, options.lists, shard_mb=options.shard_mb, jobs=options.jobs)
     packed = Packed(os.path.abspath(out))
@@ -69,9 +69,9 @@ def run(options: argparse.Namespace) -> int:
 def pack(
     root: Path, out: Path, lists: list[str] | None = None, *, shard_mb: int = 1024, jobs: int | None = None
 ) -> bool:
-    """Pack `root` into `out`; returns False if it was packed already.
+    """Pack `root` into `out`; return False if it was packed already.
 
-    Raises FileExistsError for an `out` that holds anything else, ValueError when there is nothing to pack.
+    Raises FileExistsError if `out` holds anything else, ValueError if there is nothing to pack.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder: give the one that holds the lists.")
@@ -119,7 +119,7 @@ def pack(
 
 
 def _stamp(place: str) -> tuple[int, int]:
-    # A segment is at most as large as its time: many may be parts of one file.
+    # The size of a segment is limited by its duration, because many segments may share one file.
     file, times = split_segment(place)
     size, mtime_ns = stamp(file)
     if times and times[1]:
@@ -153,9 +153,9 @@ def _begin(out: Path, job: dict[str, Any]) -> None:
 def _write_shard(
     file: Path, names: list[str], pool: Executor, read: Callable[[str], tuple[Samples, str]], bar: Any
 ) -> Lengths:
-    """Write recordings to a file that appears when it is complete, unless an earlier call did.
+    """Write recordings to a shard, which appears once it is complete, unless an earlier call wrote it.
 
-    Returns the number of samples of each and "", or 0 and why it is unreadable.
+    Returns (number of samples, "") for each recording, or (0, why it is unreadable).
     """
     notes, partial = file.with_suffix(".json"), file.with_suffix(".partial")
     if notes.exists() and file.exists():
@@ -176,7 +176,7 @@ def _write_shard(
 
 
 def _read(recordings: Recordings, name: str) -> tuple[Samples, str]:
-    """Return the samples of a recording and "", or none and why it is unreadable."""
+    """Return (samples, "") of a recording, or (no samples, why it is unreadable)."""
     try:
         with recordings.open(name) as recording:
             if name.startswith((f"{RIR_FOLDER}/", f"{ORIGINAL_FOLDERS[RIR_FOLDER]}/")):
@@ -187,7 +187,7 @@ def _read(recordings: Recordings, name: str) -> tuple[Samples, str]:
 
 
 def _write_index(out: Path, parts: list[list[str]], shards: list[Lengths], source: str) -> None:
-    """Write the index of shards that hold the recordings named in `parts`; the folder is complete then."""
+    """Write the index of shards, whose recordings are named in `parts`; this completes the folder."""
     lengths = [np.array([length for length, _ in shard], dtype=np.int64) for shard in shards]
     columns = {
         "name": pa.array([os.fsencode(name) for part in parts for name in part], pa.binary()),

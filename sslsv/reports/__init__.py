@@ -1,1 +1,1 @@
-"""Pages made from the files of run folders."""
+"""Make HTML reports from the files of run folders."""

@@ -1,4 +1,4 @@
-"""Write the page of an evaluation: every metric with its interval, curves, and where the errors come from."""
+"""Write the page of an evaluation: metrics with intervals, curves and the hardest trials."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from posixpath import basename
@@ -17,7 +17,7 @@ WORST = 10  # trials of each kind
 
 
 def evaluation_page(evaluation: Mapping[str, Any], lists: Sequence[TrialList], **of_run: Any) -> bytes:
-    """Return the HTML of evaluation.json and its lists; `of_run` is what `training.of_run` returns."""
+    """Return the HTML page of an evaluation; `of_run` is the result of `training.of_run`."""
     eers = {item.name: item.summary["scorings"][next(iter(item.scores))]["eer"] for item in lists}
     facts = [(f"EER, {name}", metric_text("eer", m["value"]), interval("eer", m)) for name, m in eers.items()]
     notes = [*evaluation["warnings"]]
@@ -33,7 +33,7 @@ def encoder_page(
     trained: Mapping[str, Any] | None = None,
     **parts: Any,
 ) -> bytes:
-    """Return the HTML of a result of a trained encoder: its own sections and parts, and what all share."""
+    """Return the HTML page of a result of a trained encoder: `sections`, `parts`, and what all pages show."""
     which, of = here(result["run"]), result["checkpoint"]
     settings = Section("Settings", text=result["settings"])
     environment = Section("Environment", pairs=result["environment"])
@@ -47,13 +47,13 @@ def encoder_page(
 
 
 def list_section(item: TrialList) -> Section:
-    """Return all that is known of one list; errors are those of its first scoring."""
+    """Return the section of one list; scores and hardest trials are those of its first scoring."""
     trials, paths, titles = item.trials, item.trials.paths, item.summary["titles"]
     first, scores = next(iter(item.scores.items()))
     curves = {
         titles[name]: ErrorCurve.of(values, trials.targets)
         for name, values in item.scores.items()
-        if not name.endswith(CALIBRATED)  # Calibration keeps the order, and with it the curve.
+        if not name.endswith(CALIBRATED)  # Calibration keeps the order of scores and so the curve.
     }
 
     def hardest(kind: Labels, order: Floats) -> list[Record]:
@@ -83,7 +83,7 @@ def list_section(item: TrialList) -> Section:
 def metric_rows(item: TrialList) -> list[Record]:
     """Return a row per metric and a column per scoring, with the interval below each value.
 
-    Calibration keeps the order of scores: only the metrics that it changes have a row.
+    Calibration keeps the order of scores, so only metrics that it changes have an additional row.
     """
     scorings, rows = item.summary["scorings"], dict[str, Record]()
     for name, metrics in scorings.items():
@@ -110,5 +110,5 @@ def terminal_lines(item: TrialList) -> Iterator[str]:
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
-    """Write what a list has and what was left out of it: `12 trials, 1 skipped trials`."""
+    """Return the counts of a list as text: `12 trials, 1 skipped trials`."""
     return ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in counts.items())

@@ -1,6 +1,6 @@
-"""Fill the template of all reports: one HTML file that needs no other, readable on a phone and in the dark.
+"""Fill the template of all reports: one self-contained HTML file, also for phones and dark mode.
 
-The template escapes every text that it is given, save the SVG of figures, and explains what the parts show.
+The template escapes all text except the SVG of figures, and explains the metrics and figures.
 """
 
 import posixpath
@@ -22,22 +22,22 @@ WORDS = {"eer": "EER", "dcf": "DCF", "cllr": "Cllr", "f1": "F1", "rankme": "Rank
 
 
 class Link(NamedTuple):
-    """Point to another page."""
+    """Hold a link to another page."""
 
     text: str
     href: str
 
     @classmethod
     def to(cls, page: str, folder: str, text: str) -> "Link":
-        """Return a link from a page in a folder, by a path that holds wherever both pages are copied to."""
+        """Return a relative link to `page` from a page in `folder`; moving both together keeps it valid."""
         return cls(text, quote(posixpath.relpath(page, folder), errors="surrogateescape"))
 
 
 @dataclass(frozen=True)
 class Section:
-    """Hold what stands below a heading, in the order of the fields; without any of it nothing is shown.
+    """Hold a heading and its content, shown in the order of the fields; an empty section is not shown.
 
-    Tables are title (which may be empty) -> rows of column -> cell.
+    `tables` maps a title (possibly empty) to rows, which map columns to cells.
     """
 
     heading: str
@@ -49,10 +49,10 @@ class Section:
 
 
 def render(title: str, sections: Iterable[Section], **parts: Any) -> bytes:
-    """Return the whole file; characters that cannot be encoded, as in some file names, become `?`.
+    """Return the HTML file; characters that cannot be encoded, as in some file names, become `?`.
 
-    Parts: `links` to other pages, `sentences`, `notes` that a reader must not miss, `facts` (name, value,
-    remark) and `head`, a mapping that says what the page is about.
+    `parts` are `links` to other pages, `sentences`, `notes` (highlighted), `facts` (name, value, remark) and
+    `head`, a mapping that describes the subject of the page.
     """
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -63,12 +63,12 @@ def render(title: str, sections: Iterable[Section], **parts: Any) -> bytes:
 
 
 def breakable(name: str) -> Markup:
-    """Return a name such as `data.augment.noise.probability` that a line may end in, after its parts."""
+    """Allow line breaks between the parts of a name such as `data.augment.noise.probability`."""
     return Markup(re.sub(r"(?<=[/_])(?=\w)|(?<=\.)(?=[a-z])", "<wbr>", str(escape(name))))
 
 
 def shown(value: object) -> str:
-    """Write a value for readers: 4 digits of a real number, a mapping as `name value, name value`."""
+    """Return a value as text: 4 significant digits of a float, a mapping as `name value, name value`."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {shown(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
@@ -77,24 +77,24 @@ def shown(value: object) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time as `0:45:10` or `2 days, 3:00:00`."""
+    """Return a duration as text: `0:45:10` or `2 days, 3:00:00`."""
     return str(timedelta(seconds=round(seconds)))
 
 
 def interval(key: str, metric: Mapping[str, float]) -> str:
-    """Write an interval, `11.02 to 17.13`, or nothing where there is none."""
+    """Return an interval as text, `11.02 to 17.13`, or an empty string if there is none."""
     return " to ".join(metric_text(key, metric[end], unit="") for end in ("low", "high") if end in metric)
 
 
 def metric_title(key: str) -> str:
-    """Write `min_dcf(p_target=0.01,c_miss=1,c_fa=1)` as `min DCF p_target=0.01`: costs of 1 are left out."""
+    """Return `min DCF p_target=0.01` for `min_dcf(p_target=0.01,c_miss=1,c_fa=1)`, without costs of 1."""
     name, _, parameters = key.rstrip(")").partition("(")
     told = [part for part in parameters.split(",") if part and part not in ("c_miss=1", "c_fa=1")]
     return " ".join([*(WORDS.get(word, word) for word in name.rpartition("/")[2].split("_")), *told])
 
 
 def metric_text(key: str, value: float, unit: str = " %") -> str:
-    """Write a metric as papers print it: `13.80 %` for an equal error rate, `0.6543` for a cost."""
+    """Return a metric as papers print it: `13.80 %` for an equal error rate, `0.6543` for a cost."""
     if "eer" in key:
         return f"{value:.2f}{unit}"
     return f"{value:.4f}" if "dcf" in key or "cllr" in key else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""Draw the figures of the reports, as SVG that takes its ink and its font from the page."""
+"""Draw the figures of the reports as SVG that uses the text colour and the font of the page."""
 
 import html
 import re
@@ -18,26 +18,26 @@ Curve = tuple[str, Sequence[float], Sequence[float]]  # label, x (N,), y (N,)
 Axes = Any  # Matplotlib takes half a second to import, so only drawing imports it.
 
 STYLE = Path(__file__).with_name("page.mplstyle")
-INK = "#010203"  # It stands for the page's colour of text, as in the style.
+INK = "#010203"  # placeholder for the text colour of the page, also in the style
 PALE = {"color": INK, "alpha": 0.2, "label": None}
 SMALL, LARGE = (4.6, 2.6), (5.2, 4.4)  # inches
-MAX_POINTS, MAX_CURVES = 300, 24  # More points of a curve, or colours and dashes, cannot be told apart.
-MAX_WRITTEN, MAX_NAMES = 12, 40  # labels of a confusion matrix with numbers in it, and with all names
+MAX_POINTS, MAX_CURVES = 300, 24  # More points or line styles are indistinguishable.
+MAX_WRITTEN, MAX_NAMES = 12, 40  # most labels of a confusion matrix with numbers, and with all names
 P_TARGET = 0.01  # The figures mark the lowest detection cost at this prior.
 RATES = (0.001, 0.01, 0.1, 1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 99)  # percent
 
 
 def drawing(paint: Callable[[Axes], Any], title: str, size: tuple[float, float] = SMALL) -> str:
-    """Return what `paint` draws, as an SVG of a size in inches that scales with the page.
+    """Return what `paint` draws as an SVG that scales with the page; `size` is in inches.
 
-    The title is for readers who cannot see the figure, and keeps the ids of a page's figures apart.
+    The title is read by screen readers, and makes the element ids of the figures of a page differ.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure as Canvas
 
     stream, nothing = StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with mpl.rc_context({"svg.hashsalt": title}, STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # The browser draws scripts that the font lacks.
+        warnings.filterwarnings("ignore", "Glyph")  # The browser draws glyphs that the font lacks.
         canvas = Canvas(figsize=size, layout="constrained")
         paint(canvas.add_subplot())
         canvas.savefig(stream, format="svg", metadata=nothing)
@@ -55,17 +55,17 @@ def line_chart(
     xlabel: str = "step",
     is_log: bool = False,
 ) -> Figure:
-    """Draw curves, those without a label in the background, and a dotted line at each of the marks.
+    """Draw curves and a dotted line at each of the `marks`; curves without a label are pale.
 
-    Labels beyond `MAX_CURVES` are left out. A curve of too many points is shown as the means of consecutive
-    ones, on a band from the lowest to the highest of them. `is_log` makes the axis of x logarithmic.
+    Labels beyond `MAX_CURVES` are left out. A curve of more than `MAX_POINTS` points is drawn as means of
+    consecutive points, on a band from their minimum to their maximum. `is_log` makes the x axis logarithmic.
     """
     from matplotlib.ticker import LogLocator, MaxNLocator
 
     named = [label for label, _, _ in curves if label][:MAX_CURVES]
     wrapped = {label: textwrap.fill(label, 52) for label in named}
     is_long = max(map(len, named), default=0) > 23
-    is_below = len(named) > (1 if is_long else 3)  # Inside, so much would lie on the curves.
+    is_below = len(named) > (1 if is_long else 3)  # A large legend inside would cover the curves.
 
     def paint(axes: Axes) -> None:
         for label, *points in curves:
@@ -86,7 +86,7 @@ def line_chart(
         if is_log:
             axes.set_xscale("log")
             axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_formatter="")
-        else:  # Steps, epochs and rounds are whole.
+        else:  # Steps, epochs and rounds are integers.
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 10_000 else f"{x:g}")
         axes.set_xlabel(xlabel)
@@ -101,7 +101,7 @@ def line_chart(
 
 
 def det_chart(title: str, curves: Mapping[str, ErrorCurve]) -> Figure:
-    """Draw miss over false-alarm rates by scoring, on axes where Gaussian scores give straight lines."""
+    """Draw miss against false-alarm rates per scoring, on axes where Gaussian scores give straight lines."""
     from scipy.special import ndtri
 
     def paint(axes: Axes) -> None:
@@ -150,18 +150,18 @@ def score_chart(title: str, scores: Floats, targets: Labels) -> Figure:
 
 
 def confusion_chart(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Figure:
-    """Draw which label (rows) was taken for which (columns), as shares of each row of counts (K, K)."""
+    """Draw a confusion matrix of counts (K, K), labels (rows) by predictions (columns), as shares per row."""
     from matplotlib.colors import LinearSegmentedColormap
 
     rows, size = np.asarray(counts, dtype=np.float64), len(labels)
     shares = rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
 
     def paint(axes: Axes) -> None:
-        clear = LinearSegmentedColormap.from_list("share", ["#2f7fc100", "#2f7fc1ff"])  # to the page below
+        clear = LinearSegmentedColormap.from_list("share", ["#2f7fc100", "#2f7fc1ff"])  # transparent at 0
         axes.imshow(shares, cmap=clear, vmin=0, vmax=1)
         for row, column in np.argwhere(rows > 0) if size <= MAX_WRITTEN else ():
             axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center")
-        step = -(-size // MAX_NAMES)  # of more labels every second, third ... is named
+        step = -(-size // MAX_NAMES)  # With more labels only every second, third ... is named.
         places = range(0, size, step)
         axes.set_xticks(places, labels[::step], rotation=90)
         axes.set_yticks(places, labels[::step])

@@ -1,4 +1,4 @@
-"""Write the page of a loop of pseudo-labels, which may still be going on, from its folder."""
+"""Write the report of a pseudo-label loop, finished or still running, from the files in its folder."""
 
 from sslsv.reports.page import Figure, Record, Section, duration, metric_text, metric_title, render
 from sslsv.reports.plots import Curve, line_chart
@@ -17,7 +17,7 @@ PARTS = ("embedding", "clustering", "training")
 
 
 def write_rounds_report(folder: RunFolder) -> None:
-    """Write report.html from what else is in the folder of the loop."""
+    """Write report.html from the other files in the folder of the loop."""
     records = folder.records("rounds.jsonl")
     summary = folder.read_json("summary.json") if folder.has("summary.json") else {}
     settings = folder.read("loop.yml").decode()
@@ -40,7 +40,7 @@ def write_rounds_report(folder: RunFolder) -> None:
 
 
 def stage_row(record: Record) -> Record:
-    """Return what a stage came to, by column: validation, shares, test trials."""
+    """Return the results of a stage by column: validation, shares, test trials."""
     criterion = record["criterion"] or "none"
     row = {"stage": record["stage"], "chosen by": metric_title(criterion)}
     row["value"] = None if record["value"] is None else metric_text(criterion, record["value"])
@@ -52,7 +52,7 @@ def stage_row(record: Record) -> Record:
 
 
 def clusters_row(record: Record) -> Record:
-    """Return numbers and sizes of the clusters, and the silhouettes of those that were tried."""
+    """Return numbers and sizes of the clusters, and the silhouettes of all cluster counts tried."""
     names = ("smallest", "quarter", "median", "three quarters", "largest")
     counts = {key.replace("_", " "): record[key] for key in ("clusters", "utterances", "left_out")}
     sizes = dict(zip(names, record["sizes"], strict=True))
@@ -84,7 +84,7 @@ def round_charts(records: list[Record]) -> list[Figure]:
 
 
 def round_line(record: Record) -> str:
-    """Return what a stage came to as a line for the terminal."""
+    """Return the results of a stage as a line for the terminal."""
     told = [f"{record['stage']}:"]
     if "clusters" in record:
         told.append(f"{record['clusters']:,} clusters of {record['utterances']:,} utterances,")

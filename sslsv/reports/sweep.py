@@ -1,4 +1,4 @@
-"""Write the page of a sweep from its folder: what is best, what mattered, what early stopping saved.
+"""Write the report of a sweep: the best trials, the settings that mattered, what early stopping saved.
 
 It reads sweep.json, results.csv, confirmation.json and the metrics.jsonl of the trials.
 """
@@ -22,16 +22,16 @@ from sslsv.settings import command_name, parse_yaml
 MAX_ROWS = 50
 NUM_NAMED = 3  # best trials with a curve in colour
 LOST = ("collapsed", "failed")
-FEWEST = 8  # With fewer trials the importance of settings is chance.
+FEWEST = 8  # With fewer trials the importance of settings is random.
 FEWEST_RANKED = 3  # The order of two trials says nothing.
 LABEL_FREE = [criterion for criterion in CRITERIA if criterion.startswith("label_free/")]
-# A sum of ranks, those of one criterion twice. The EER of pseudo-trials can't order good runs, RankMe takes
-# any spread for information; together they chose well among the runs of docs/results.md, where it was found.
+# A sum of ranks in which the pseudo-trial EER counts twice. It can't order good runs, and RankMe mistakes any
+# spread for information. Together they chose well among the runs of docs/results.md, where this was found.
 COMBINED = "pseudo-trial EER twice + RankMe, ranks"
 
 
 def write_sweep_report(folder: RunFolder) -> None:
-    """Write report.html from what else is in the folder of the sweep."""
+    """Write report.html from the other files in the folder of the sweep."""
     request, rows = folder.read_json("sweep.json"), read_results(folder)
     columns, rungs = [*rows[0]] if rows else ["epoch", "", "why"], request["rungs"]
     metric = columns[columns.index("epoch") + 1]  # The metric that decides comes first.
@@ -76,7 +76,7 @@ def write_sweep_report(folder: RunFolder) -> None:
     ]
     told = f"Trials are compared at the rungs, epochs {shown(rungs)}."
     epochs, seconds = (sum(row.get(key) or 0 for row in rows) for key in ("epoch", "seconds"))
-    in_full = epochs + sum(rungs[-1] - row["epoch"] for row in good)  # The others ended by themselves.
+    in_full = epochs + sum(rungs[-1] - row["epoch"] for row in good)  # The others failed or collapsed.
     facts = [
         *((f"best {title}", metric_text(metric, row[metric]), f"trial {row['trial']}") for row in good[:1]),
         ("trials", str(len(rows)), f"{len(rows) - len(good)} collapsed or failed"),
@@ -95,13 +95,13 @@ def write_sweep_report(folder: RunFolder) -> None:
 
 
 def page_of(folder: RunFolder, trial: int) -> Link | int:
-    """Return a link to the page of a trial, or its number where it has none."""
+    """Return a link to the page of a trial, or its number if it has none."""
     name = f"trials/{trial:04d}/report.html"
     return Link.to(name, ".", str(trial)) if folder.has(name) else trial
 
 
 def confirmed_row(found: Record) -> Record:
-    """Put a comparison with the base into few columns."""
+    """Return a comparison with the base as a table row."""
     ours, base = (f"{found[f'{of}mean']:.2f} ± {found[f'{of}sd']:.2f}" for of in ("", "base_"))
     ends = f"{found['difference']:+.2f}\n{found['low']:+.2f} to {found['high']:+.2f}"
     counts = {key: found[key] for key in ("trial", "test_list", "seeds", "lost")}
@@ -109,7 +109,7 @@ def confirmed_row(found: Record) -> Record:
 
 
 def read_results(folder: RunFolder) -> list[Record]:
-    """Return the rows of results.csv, best trial first, with None for the cells that are empty."""
+    """Return the rows of results.csv, best trial first, with None for empty cells."""
     text = folder.read("results.csv") if folder.has("results.csv") else b""
     if not text.strip():
         return []
@@ -118,12 +118,12 @@ def read_results(folder: RunFolder) -> list[Record]:
 
 
 def rank_criteria(at_rungs: Mapping[int, Sequence[Record]]) -> Iterator[Record]:
-    """Compare the order of each label-free criterion with the EER's: epoch -> records of the trials there.
+    """Compare the order of trials by each label-free criterion with that by EER: epoch -> trial records.
 
-    `tau` is Kendall's tau-b, -1 to 1: 1 where both order alike, None where one is constant. `regret` is what
-    the criterion's choice loses against the best trial, in percent of EER, of equally best ones the mean.
+    `tau` is Kendall's tau-b, -1 to 1: 1 if both orders agree, None if one is constant. `regret` is the EER of
+    the trial that the criterion chooses minus the best EER, in percentage points; the mean over ties.
     """
-    from scipy.stats import kendalltau, rankdata  # They take half a second.
+    from scipy.stats import kendalltau, rankdata  # The import takes half a second.
 
     for epoch, records in at_rungs.items():
         known = [record for record in records if record.get("eer") is not None]
@@ -149,7 +149,7 @@ def rank_criteria(at_rungs: Mapping[int, Sequence[Record]]) -> Iterator[Record]:
 
 
 def grid_charts(rows: Sequence[Record], keys: Sequence[str], metric: str) -> list[tuple[str, str]]:
-    """Draw the metric of finished trials over each searched number, a line for each set of other settings."""
+    """Draw the metric of finished trials over each numeric setting, a line per combination of the others."""
     title, finished, figures = metric_title(metric), [row for row in rows if row["state"] == "finished"], []
     varied = [key for key in keys if len({row[key] for row in finished}) > 1]
     for key in varied:
@@ -168,18 +168,19 @@ def grid_charts(rows: Sequence[Record], keys: Sequence[str], metric: str) -> lis
 
 
 def importance(columns: Mapping[str, Sequence[Any]], values: Sequence[float | None]) -> dict[str, str]:
-    """Return the share of the variance of values, by trial, that each setting explains, largest first.
+    """Return the share of the variance of the trials' values that each setting explains, largest first.
 
-    A random forest tells (fANOVA: Hutter et al., ICML 2014); what some trials lack or all share is left out.
+    Estimated by a random forest (fANOVA: Hutter et al., ICML 2014), without settings that some trials lack or
+    that are equal in all trials.
     """
     there = [i for i, value in enumerate(values) if value is not None]
-    # Where all values are the same, Optuna raises an error.
+    # Optuna raises an error if all values are equal.
     if len(there) < FEWEST or len({values[i] for i in there}) == 1:
         return {}
-    import optuna  # It takes a second.
+    import optuna  # The import takes a second.
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # Numbers and words alike are told by their places in order, from 0 to 1.
+    # Numbers and strings are both replaced by their ranks, scaled to 0 to 1.
     known = {key: [column[i] for i in there] for key, column in columns.items() if None not in column}
     ranks = {k: np.unique(cells, return_inverse=True)[1] for k, cells in known.items() if len({*cells}) > 1}
     study, ends = optuna.create_study(), {k: optuna.distributions.FloatDistribution(0, 1) for k in ranks}

@@ -1,4 +1,4 @@
-"""Write the page of a task such as a probe: how well labels are told, and which are taken for which."""
+"""Write the page of a task such as a probe: how well labels are predicted, and which are confused."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from sslsv.runs.folder import here
 
 
 def task_page(result: Mapping[str, Any], **of_run: Any) -> bytes:
-    """Return the HTML of a task's result, which is the content of its json; see `evaluation_page`."""
+    """Return the HTML page of a task's result, the content of its JSON file; see `evaluation_page`."""
     facts = [
         (metric_title(k), metric_text(k, m["value"]), interval(k, m)) for k, m in result["metrics"].items()
     ]
@@ -32,7 +32,7 @@ def task_page(result: Mapping[str, Any], **of_run: Any) -> bytes:
 
 
 def label_rows(result: Mapping[str, Any]) -> list[Record]:
-    """Return a row per label: how many recordings are tested, and which shares of them are told."""
+    """Return a row per label: the number of test recordings, recall, precision and F1."""
     counts = np.asarray(result["confusion"])
     right, named, guessed = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     return [
@@ -48,7 +48,7 @@ def label_rows(result: Mapping[str, Any]) -> list[Record]:
 
 
 def task_lines(result: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines for the terminal."""
+    """Yield the result as lines for the terminal."""
     for role, each in result["lists"].items():
         yield f"{role}: {each['file']}, {counts_text(each['counts'])}"
     for key, metric in result["metrics"].items():

@@ -1,4 +1,4 @@
-"""Write the page of a training run, which may still be going on, from its folder; nothing needs torch."""
+"""Write the report of a training run, finished or still running, from its folder, without PyTorch."""
 
 import contextlib
 import posixpath
@@ -12,10 +12,10 @@ from sslsv.reports.plots import Curve, line_chart
 from sslsv.runs.folder import RunFolder, below
 from sslsv.settings import parse_yaml
 
-NAMED = {"method": "model", "encoder": "encoder"}  # sections that have a name
+NAMED = {"method": "model", "encoder": "encoder"}  # title in reports -> section with a `name`
 VERIFICATION, TRAINING, SPEED = "Verification", "Training", "Speed"
 EMBEDDINGS = "Embeddings, without labels"
-# The same quantities, measured on these recordings and, as `label_free/...`, on training utterances.
+# Keys that share a chart with `label_free/...`, measured on other recordings: chart, name of the line.
 OF_RECORDINGS = {
     "feature_std": ("feature_std", "validation recordings"),
     "effective_rank": ("rankme", "validation recordings"),
@@ -23,11 +23,11 @@ OF_RECORDINGS = {
     "batch_feature_std": ("feature_std", "training crops"),
 }
 NO_CURVES = {"step", "epoch", "seconds", "total_steps", "seconds_left", "best_value"}
-MAX_SKIPPED = 1000  # More skipped files are not named.
+MAX_SKIPPED = 1000  # skipped files listed per kind
 
 
 def write_report(folder: RunFolder) -> None:
-    """Write report.html from what else is in the run folder."""
+    """Write report.html from the other files in the run folder."""
     summary, run = (folder.read_json(f) if folder.has(f) else {} for f in ("summary.json", "run.json"))
     settings, records = folder.read("config.yml").decode(), folder.metrics()
     warnings = run.pop("warnings", [])
@@ -48,7 +48,7 @@ def write_report(folder: RunFolder) -> None:
     notes = [*warnings, *doubts(settings), *[r["notice"] for r in records if r.get("notice")][-1:]]
     notes += filter(None, [summary.get("stop_reason")])
     notes += [f"{len(found):,} {kind} could not be read, see below." for kind, found in skipped.items()]
-    notes = list(dict.fromkeys(notes))  # A run may stop for the reason that its last notice told.
+    notes = list(dict.fromkeys(notes))  # The stop reason may repeat the last notice.
     now = defaultdict(int, {k: v for k, v in (records or [{}])[-1].items() if v is not None})
     is_finished, (speed, waited) = bool(summary.get("is_finished")), speed_of(records)
     left = "in all" if is_finished else f"about {duration(now['seconds_left'])} to go"
@@ -67,7 +67,7 @@ def write_report(folder: RunFolder) -> None:
 
 
 def origin(folder: RunFolder) -> dict[str, str]:
-    """Return in words what was trained, on what and where, as far as the run folder tells."""
+    """Return method, encoder, training data, hardware and command as text, as far as they are known."""
     found, run = (folder.read_json(f) if folder.has(f) else {} for f in ("trained.json", "run.json"))
     settings = (parse_yaml(folder.read("config.yml").decode()) or {}) if folder.has("config.yml") else {}
     told = {title: settings[key]["name"] for title, key in NAMED.items() if key in settings}
@@ -82,7 +82,7 @@ def origin(folder: RunFolder) -> dict[str, str]:
 
 
 def links(folder: RunFolder) -> list[Link]:
-    """Return links to the evaluations of a run, and to the sweep that it is a trial of."""
+    """Return links to the evaluations of a run and, if the run is a trial, to its sweep."""
     found = []
     for name in folder.names("evaluation"):
         if name.endswith(".html"):
@@ -96,14 +96,14 @@ def links(folder: RunFolder) -> list[Link]:
 
 
 def update_report(folder: RunFolder, out: RunFolder) -> None:
-    """Write the report of a run anew if it links to pages in the folder `out`, of which one has just come."""
+    """Rewrite the report of a run, to link to a new page in `out`, if `out` is its evaluation folder."""
     if folder.has("report.html") and out.location == below(folder.location, "evaluation"):
-        with contextlib.suppress(OSError):  # A run may lie where it can only be read.
+        with contextlib.suppress(OSError):  # The run folder may be read-only.
             write_report(folder)
 
 
 def of_run(folder: RunFolder, out: RunFolder) -> dict[str, Any]:
-    """Return what a page in the folder `out` says of a run: `trained`, and `links` to its page."""
+    """Return what a page in the folder `out` shows of a run: `trained`, and `links` to its report."""
     page = Link.to(below(folder.location, "report.html"), out.location, f"Run {folder.name}")
     return {"trained": origin(folder), "links": [page] * folder.has("report.html")}
 
@@ -111,7 +111,7 @@ def of_run(folder: RunFolder, out: RunFolder) -> dict[str, Any]:
 def speed_of(records: list[Record]) -> tuple[float, float]:
     """Return utterances per second and the share of the time that the first worker waits for data.
 
-    Both are of all records, over the time of training without validation and tests.
+    Both are averages over all records; the time of validation and tests does not count.
     """
     timed = [record for record in records if record.get("samples_per_second")]
     steps = [after["step"] - before["step"] for before, after in pairwise([{"step": 0}, *timed])]
@@ -121,7 +121,7 @@ def speed_of(records: list[Record]) -> tuple[float, float]:
 
 
 def summary_lines(folder: RunFolder) -> Iterator[str]:
-    """Yield what a user wants to see in the terminal at the end of a run."""
+    """Yield the results of a finished run as lines for the terminal."""
     summary, records = folder.read_json("summary.json"), folder.metrics()
     section, (speed, waited) = results(*best_and_last(summary, records)), speed_of(records)
     yield from filter(None, [summary["stop_reason"], section.sentence])
@@ -133,7 +133,7 @@ def summary_lines(folder: RunFolder) -> Iterator[str]:
 
 
 def doubts(settings: str) -> Iterator[str]:
-    """Yield a sentence where the settings make the results look better than they are."""
+    """Yield a warning if the settings make the results look better than they are."""
     data, evaluation = ((parse_yaml(settings) or {}).get(name) or {} for name in ("data", "evaluation"))
     lists = [evaluation.get("validation"), *(evaluation.get("test") or [])]
     places = [posixpath.normpath(posixpath.join(data.get("root", ""), name or "")) for name in lists]
@@ -145,9 +145,9 @@ def doubts(settings: str) -> Iterator[str]:
 
 
 def best_and_last(summary: Record, records: list[Record]) -> tuple[Record, Record]:
-    """Return all that is known of the best and the last validated checkpoint, also without a summary.
+    """Return the records of the best and of the last validated checkpoint; `summary` may be empty.
 
-    Both hold `step` and metrics, the best one also `criterion` and `value`.
+    Both have `step` and metrics, the best one also `criterion` and `value`. Unvalidated runs have none.
     """
     validated = {r["step"]: r for r in records if "criterion" in r or any(map(list_and_metric, r))}
     newest = validated[max(validated)] if validated else {}
@@ -159,7 +159,7 @@ def best_and_last(summary: Record, records: list[Record]) -> tuple[Record, Recor
 
 
 def results(best: Record, last: Record) -> Section:
-    """Return a table with a row per trial list, and which checkpoints it is of."""
+    """Return a section with the steps of both checkpoints and a table with a row per trial list."""
     told = f"Last: step {last['step']:,}." if last else "Nothing was validated or tested yet."
     if "criterion" in best:
         name, value = metric_title(best["criterion"]), metric_text(best["criterion"], best["value"])
@@ -180,7 +180,7 @@ def rows_of(best: Record, last: Record) -> list[Record]:
 
 
 def with_interval(metric: str, values: Record, key: str) -> str:
-    """Write the value at a key, and below it the interval whose ends stand beside it, if any."""
+    """Return the value at a key as text, with its interval below if `values` has `<key>_low` and `_high`."""
     ends = {end: values[f"{key}_{end}"] for end in ("low", "high") if f"{key}_{end}" in values}
     return f"{metric_text(metric, values[key])}\n{interval(metric, ends)}".strip()
 
@@ -201,7 +201,7 @@ def curve_sections(records: list[Record], best_step: int | None) -> Iterator[Sec
 
 
 def place_of(key: str) -> tuple[str, str, str]:
-    """Return below which heading and in which chart a key of the records stands, and the name of its line."""
+    """Return the heading, the chart and the name of the line for a key of the records."""
     if found := list_and_metric(key):
         return VERIFICATION, found[1], found[0]
     if key.startswith("label_free/"):
@@ -213,7 +213,7 @@ def place_of(key: str) -> tuple[str, str, str]:
 
 
 def list_and_metric(key: str) -> tuple[str, str] | None:
-    """Return trial list and metric of a key such as `eer` (of validation) or `test/<list>/eer`."""
+    """Return trial list and metric of a key such as `eer` (validation) or `test/<list>/eer`, else None."""
     if key in ("eer", "min_dcf"):
         return "validation", key
     is_metric = key.startswith("test/") and not key.endswith(("_low", "_high"))  # the ends of an interval

@@ -1,1 +1,1 @@
-"""Keep the folder of a run: its files, checkpoints, log and live line."""
+"""Manage the folder of a run: its files, checkpoints and log, and show its progress."""

@@ -1,9 +1,9 @@
-"""Write and read checkpoints: complete, checksummed files that a run goes on from.
+"""Write and read checkpoints: complete, checksummed files from which a run can resume.
 
-One file per checkpoint, `checkpoints/step_00001200-1f2e3d4c5b6a7988.pt`: the name carries the step and the
-first 16 digits of the content's SHA-256, so a file that is cut short or altered is recognised.  Such a
-damaged file is passed over with a warning, and the one before it is used.  An OSError says nothing about the
-files, so it is always raised.  Writing is atomic (folder.py), reading never executes code (`weights_only`).
+Each checkpoint is a file `checkpoints/step_00001200-1f2e3d4c5b6a7988.pt`. The name contains the step and the
+first 16 digits of the content's SHA-256, so truncated and altered files are detected. They are skipped with
+a warning, and the previous checkpoint is used. An OSError does not prove that a file is damaged, so it is
+always raised. Writing is atomic (folder.py), and reading never executes code (`weights_only`).
 """
 
 import contextlib
@@ -28,12 +28,12 @@ NAME = re.compile(r"step_(\d{8,})-([0-9a-f]{16})\.pt")
 
 @dataclass(kw_only=True)
 class Position:
-    """Hold where a training is; the stream's position is `step` itself, which also seeds random draws."""
+    """Hold the progress of a training; `step` also positions the data stream and seeds random draws."""
 
     step: int = 0  # optimizer steps taken; the next batch is global batch number `step`
     best_value: float | None = None  # best value of evaluation.criterion so far
     best_step: int | None = None
-    stop_reason: str | None = None  # why the run ended here before its last step, if it did
+    stop_reason: str | None = None  # why the run ended before its last step, if it did
     validations_without_gain: int = 0  # for early stopping
     seconds: float = 0.0  # training time so far, restarts included
     # Files that could not be read: kind (utterances, trial_recordings, bank_files) -> path -> reason.
@@ -42,7 +42,7 @@ class Position:
 
 @dataclass(kw_only=True)
 class Checkpoint(Position):
-    """Hold all that the next step depends on, and what a reader of the file needs to rebuild the model."""
+    """Hold everything that the next step depends on, and what is needed to rebuild the model."""
 
     config: str  # the resolved settings as yaml
     model: dict[str, Any]
@@ -53,14 +53,14 @@ class Checkpoint(Position):
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
-    """Return the file's content: a copy, so that training may go on while it is written."""
+    """Return the content of the file, a copy, so that training can continue while it is written."""
     buffer = io.BytesIO()
     torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, buffer)
     return buffer.getvalue()
 
 
 def write_encoded(folder: RunFolder, content: bytes, step: int) -> str:
-    """Write the content of a checkpoint under the name that it proves, and return the name."""
+    """Write the content of a checkpoint to a file named after step and checksum; return the name."""
     name = f"step_{step:08d}-{_checksum(content)}.pt"
     folder.write(f"{FOLDER}/{name}", content)
     return name
@@ -83,9 +83,9 @@ def read_checkpoint(folder: RunFolder, name: str) -> Checkpoint:
 
 
 def decode_checkpoint(content: bytes, name: str, place: str) -> Checkpoint:
-    """Return the checkpoint in a file's content; `name` must carry its checksum, `place` is for the error.
+    """Return the checkpoint in a file's content; `name` must contain its checksum, `place` is for errors.
 
-    Raises ValueError when the content is not what the name promises, or is of another version.
+    Raises ValueError if the content does not match the checksum or was written by another version.
     """
     match = NAME.fullmatch(name)
     if match is None:
@@ -123,9 +123,9 @@ def newest_sound_checkpoint(folder: RunFolder) -> str | None:
 
 
 def newest_checkpoints(folder: RunFolder, count: int, kept: int) -> list[str]:
-    """Return the names of the newest `count` sound checkpoints of the newest `kept`, oldest first.
+    """Return the names of the newest `count` undamaged checkpoints among the newest `kept`, oldest first.
 
-    Raises ValueError when fewer than two are asked for or left: there is nothing to average.
+    Raises ValueError if fewer than two are requested or left, since an average needs two.
     """
     names = list(_sound(folder, [name for _, name in list_checkpoints(folder)[-kept:]]))
     if min(count, len(names)) < 2:
@@ -137,7 +137,7 @@ def newest_checkpoints(folder: RunFolder, count: int, kept: int) -> list[str]:
 
 
 def find_checkpoint(folder: RunFolder, which: str) -> str:
-    """Return the file name of the `best`, the `last` or a named checkpoint; ValueError says what there is."""
+    """Return the file name of the `best`, `last` or named checkpoint; ValueError lists the existing ones."""
     steps = {name: step for step, name in list_checkpoints(folder)}
     if which in steps:
         return which
@@ -158,9 +158,9 @@ def find_checkpoint(folder: RunFolder, which: str) -> str:
 
 
 def average(states: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean of several `state_dict`s of one model, in float64; counters are the last one's.
+    """Return the mean of several `state_dict`s of one model, in float64; counters are taken from the last.
 
-    Running statistics of batch norm are averaged too: every set of weights had nearly the same.
+    Running statistics of batch norm are averaged too, because they hardly differ between the checkpoints.
     """
     result = dict(states[-1])
     for key, value in result.items():
@@ -171,10 +171,10 @@ def average(states: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def prune_checkpoints(folder: RunFolder, newest: str, keep: int, best_step: int | None) -> None:
-    """Delete all checkpoints but `newest`, the `keep - 1` before it, and the best one.
+    """Delete all checkpoints except `newest`, the `keep - 1` before it, and the best one.
 
-    This also deletes damaged checkpoints of later steps, which were passed over, and partial files of killed
-    writers.  Errors of deletion are ignored.
+    This also deletes damaged checkpoints of later steps, which were skipped, and partial files of killed
+    processes. Errors of deletion are ignored.
     """
     steps = {name: step for step, name in list_checkpoints(folder)}
     names = list(steps)
@@ -187,10 +187,10 @@ def prune_checkpoints(folder: RunFolder, newest: str, keep: int, best_step: int 
 
 
 class CheckpointWriter:
-    """Write the checkpoints of one run in a thread, so that training waits for no disk or upload.
+    """Write the checkpoints of one run in a thread, so that training does not wait for a disk or an upload.
 
-    The state is copied while the loop waits; checksum, file and the deletion of old checkpoints follow in the
-    thread, one checkpoint at a time and in order.
+    `save` copies the state while training waits. The thread then computes the checksum, writes the file and
+    deletes old checkpoints, one checkpoint at a time and in order.
     """
 
     def __init__(self, folder: RunFolder, *, keep: int, every_minutes: float) -> None:
@@ -200,13 +200,13 @@ class CheckpointWriter:
         self._pending: Future[None] | None = None
 
     def is_due(self) -> bool:
-        """Tell whether the last save is `every_minutes` old."""
+        """Return whether the last save is at least `every_minutes` old."""
         return time.monotonic() - self.last_saved >= 60 * self.every_minutes
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Copy `checkpoint` to host memory and begin to write it; its tensors may change afterwards.
+        """Copy `checkpoint` to host memory and start to write it; its tensors may change afterwards.
 
-        Waits for the one before it, whose OSError (a full disk) is raised here.
+        Waits for the previous write first and raises its OSError, such as that of a full disk.
         """
         self.wait()
         content = encode_checkpoint(checkpoint)
@@ -214,13 +214,13 @@ class CheckpointWriter:
         self.last_saved = time.monotonic()
 
     def wait(self) -> None:
-        """Return when everything saved is in the run's folder; raises OSError if it could not be written."""
+        """Wait until everything saved is in the run folder; raises OSError if it could not be written."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def close(self) -> None:
-        """Let the last write end; its error, if nobody has waited for it, is lost."""
+        """Finish the last write; its error is lost unless `wait` was called before."""
         self._thread.shutdown()
 
     def _write(self, content: bytes, step: int, best_step: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Show in the terminal what goes on: the stage by name and seconds, then the newest record of a run."""
+"""Show progress in the terminal: the name and duration of a stage, then the newest record of a run."""
 
 import contextlib
 import json
@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from sslsv.runs.folder import RunFolder
 
-LINE_SECONDS = 30.0  # between two lines where there is no terminal for a bar
-TAIL_BYTES = 2**16  # So much is read from the end of the file; a record has about 1 kB.
+LINE_SECONDS = 30.0  # between two lines if the output is not a terminal
+TAIL_BYTES = 2**16  # read from the end of the file; a record has about 1 kB
 FORMS = {
     "epoch": "epoch {:.2f}",
     "loss": "loss {:.4f}",
@@ -27,9 +27,9 @@ FORMS = {
 
 
 class LiveLine:
-    """Say what goes on inside a `with`: a bar on a terminal, elsewhere a line a stage and now and then.
+    """Show the progress of a `with` block: a bar on a terminal, else a line per stage and per 30 s.
 
-    `is_shown` False leaves out all but `say` and the notices of a run.
+    With `is_shown` False only the sentences of `say` and the notices of a run are printed.
     """
 
     def __init__(self, stage: str, is_shown: bool = True) -> None:
@@ -37,7 +37,7 @@ class LiveLine:
         self.is_shown, self.start = is_shown, time.monotonic()
         self.stage(stage)
         self._run: RunFolder | None = None
-        self._seen: set[str] = set()  # lines of metrics.jsonl that were looked at
+        self._seen: set[str] = set()  # lines of metrics.jsonl processed so far
         self._stop, self._thread = threading.Event(), threading.Thread(target=self._draw, daemon=True)
         self._thread.start()
 
@@ -51,7 +51,7 @@ class LiveLine:
         self._name, self._since = name, time.monotonic()
 
     def follow(self, run: RunFolder) -> None:
-        """Draw the records that come from now on, and print the notices in them."""
+        """Show the records that `run` writes from now on, and print their notices."""
         self._seen, self._run = set(_tail(run)), run
 
     def __enter__(self) -> "LiveLine":
@@ -64,7 +64,7 @@ class LiveLine:
     def _draw(self) -> None:
         is_bar, is_last, has_stdout = self.is_shown and self.console.is_terminal, False, sys.stdout.isatty()
         columns = BarColumn(bar_width=12), TextColumn("{task.description}", markup=False)
-        # What is printed into a file must not end up on the terminal that the bar is on.
+        # Output that is redirected to a file must not appear on the terminal with the bar.
         bar = Progress(*columns, console=self.console, transient=True, redirect_stdout=has_stdout)
         task_id = bar.add_task("", total=None)
         drawn, drawn_name, drawn_time = "", "", 0.0
@@ -80,19 +80,19 @@ class LiveLine:
                     task_id, description=text, completed=record.get("step"), total=record.get("total_steps")
                 )
                 is_due = not record or is_last or drawn == drawn_name or now - drawn_time >= LINE_SECONDS
-                # A stage that ends with the command is not worth a line.
+                # A stage that is over before its line is due gets no line.
                 if self.is_shown and not is_bar and line != drawn and is_due and (record or not is_last):
                     self.say(f"[{now - self.start:3.0f} s]  {line}")
                     drawn, drawn_name, drawn_time = line, name, now
 
     def _look(self) -> None:
-        """Read what the run has written since the last look."""
+        """Read the records that the run has written since the last call."""
         if self._run is None:
             return
         lines = _tail(self._run)
         num_seen = max((i for i, line in enumerate(lines, 1) if line in self._seen), default=0)
         for text in lines[num_seen:]:
-            with contextlib.suppress(ValueError):  # a line that is being written
+            with contextlib.suppress(ValueError):  # The last line may be incomplete.
                 self._record = json.loads(text)
                 if "notice" in self._record:
                     self.say(self._record["notice"])
@@ -100,7 +100,7 @@ class LiveLine:
 
 
 def describe(record: dict[str, Any]) -> str:
-    """Return one line of a record; what matters least comes last, where a narrow terminal ends."""
+    """Return a record as one line; the least important values are last, as narrow terminals cut them off."""
     left = record.get("seconds_left")
     shown = {**record, "left": f"{timedelta(seconds=int(left or 0))} left" if left else "tests and report"}
     parts = [form.format(shown[key]) for key, form in FORMS.items() if shown.get(key) is not None]
@@ -108,7 +108,7 @@ def describe(record: dict[str, Any]) -> str:
 
 
 def _tail(folder: RunFolder) -> list[str]:
-    """Return the last records as text; none where there are none yet, or the storage does not answer."""
+    """Return the last records as text; none if there are none yet or the storage does not respond."""
     path = folder.path("metrics.jsonl")
     with contextlib.suppress(OSError), folder.filesystem.open_input_file(path) as file:
         file.seek(max(0, file.size() - TAIL_BYTES))

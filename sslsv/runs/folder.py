@@ -1,4 +1,4 @@
-"""Read and write the folder that a run leaves behind, on a disk or in object storage: `<storage>/<name>/`.
+"""Read and write the folder of a run, `<storage>/<name>/`, on a disk or in object storage.
 
 config.yml        the resolved settings             metrics.jsonl   one JSON object per record
 checkpoints/      see checkpoint.py                 summary.json    best and last metrics, written at the end
@@ -6,8 +6,8 @@ report.html       curves and tables                 run.json        start, comma
 failure.txt       the traceback of a crash          trained.json    sizes, hours of speech, machine
 trained_on.parquet   see evaluation/overlap.py
 
-A place is a path of a disk or a URI of object storage (`s3://bucket/prefix`, `gs://...`).  Credentials are
-never part of a URI, because places stand in settings, logs and reports; the storage's own tools find them.
+A place is a path on a disk or a URI of object storage (`s3://bucket/prefix`, `gs://...`). Credentials are
+never part of a URI, because places appear in settings, logs and reports; the storage's own tools find them.
 """
 
 import contextlib
@@ -25,18 +25,18 @@ from pyarrow import fs
 
 from sslsv.settings import check_place
 
-KINDS = {"sweep.json": "sweep", "loop.yml": "loop", "config.yml": "run"}  # by the file that each begins with
-# Files of a run in training: MARK proves that a machine sees the folder, HELD names the placement group.
+KINDS = {"sweep.json": "sweep", "loop.yml": "loop", "config.yml": "run"}  # file -> kind of the folder
+# Files of a running training: MARK shows that a machine can read the folder, HELD names the placement group.
 MARK, HELD = "ray/mark", "ray/held"
 
 
 def is_uri(place: str) -> bool:
-    """Tell a URI from a path of this machine."""
+    """Return whether a place is a URI, not a path."""
     return "://" in place
 
 
 def absolute(place: str | os.PathLike[str]) -> str:
-    """Return the place as any process finds it: an absolute path, or the URI; `file://` becomes a path."""
+    """Return the place in a form valid in any process: absolute path or URI; `file://` becomes a path."""
     text = os.fspath(place)
     if text.startswith("file://"):
         return str(fs.FileSystem.from_uri(text)[1])
@@ -44,19 +44,19 @@ def absolute(place: str | os.PathLike[str]) -> str:
 
 
 def here(place: str) -> str:
-    """Return the place as a user may type it: relative to the working directory if it is below that."""
+    """Return the place in its short form: relative to the working directory if it is below that."""
     return place.removeprefix(f"{os.getcwd()}/")
 
 
 def below(place: str, name: str) -> str:
-    """Return the place of `name` in a folder."""
+    """Return the place of `name` in the folder `place`."""
     return posixpath.join(place, name) if name else place
 
 
 def open_filesystem(place: str) -> tuple[Any, str]:
     """Return the file system that holds an `absolute` place, and the path in it.
 
-    Raises ValueError for a URI of a storage that pyarrow does not know, or with credentials in it.
+    Raises ValueError for a URI that pyarrow does not support or that contains credentials.
     """
     if not is_uri(place):
         return fs.LocalFileSystem(), place
@@ -77,20 +77,20 @@ def json_text(value: Any) -> str:
 
 
 def finite_values(value: Any) -> Any:
-    """Return nested values as JSON has them: None for NaN and infinity, text for what JSON lacks."""
+    """Return nested values as JSON represents them: NaN and infinity as None, unsupported types as text."""
     return json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
 
 
 class RunFolder:
-    """Read and write the files of one run; whole files appear complete or not at all."""
+    """Read and write the files of one run; `write` makes a file appear complete or not at all."""
 
     def __init__(self, storage: str, name: str) -> None:
         place = storage if is_uri(storage) else str(Path(storage).expanduser().resolve())
         self.filesystem, root = open_filesystem(place)
         self.name = name
-        self.root = below(root, name)  # for the run's own file system
+        self.root = below(root, name)  # path in `filesystem`
         self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
-        # Users and other programs are told this: a plain path, or a URI.
+        # A plain path or a URI, for users and other programs.
         self.location = self.root if self.is_local else below(storage, name)
 
     @classmethod
@@ -103,7 +103,7 @@ class RunFolder:
         return cls(storage or ".", name)
 
     def path(self, name: str) -> str:
-        """Return the full path of a file of the run, for the run's own file system."""
+        """Return the full path of a file of the run in `filesystem`."""
         return below(self.root, name)
 
     def names(self, subfolder: str = "") -> list[str]:
@@ -113,22 +113,22 @@ class RunFolder:
         return sorted(entry.base_name for entry in found if entry.type == fs.FileType.File)
 
     def has(self, name: str) -> bool:
-        """Tell whether the run has this file (a folder does not count)."""
+        """Return whether the run has this file (a folder does not count)."""
         return bool(self.filesystem.get_file_info(self.path(name)).type == fs.FileType.File)
 
     def kind(self) -> str:
-        """Return what the folder holds, by the file that begins it: sweep, loop or run; empty if none."""
+        """Return the kind of the folder by its identifying file: sweep, loop or run; empty if it has none."""
         return next((kind for name, kind in KINDS.items() if self.has(name)), "")
 
     def read(self, name: str) -> bytes:
         """Return the content of a file; raises FileNotFoundError."""
-        with self.filesystem.open_input_file(self.path(name)) as file:  # a stream would ask for 256 KB a time
+        with self.filesystem.open_input_file(self.path(name)) as file:  # a stream would request 256 KB a time
             return bytes(file.read())
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a whole file, first under a temporary name, then renamed: no reader meets half of it."""
+        """Write a file under a temporary name and rename it, so that no reader sees an incomplete file."""
         path = self.path(name)
-        if not self.is_local:  # An object appears when its upload is complete: it needs no temporary name.
+        if not self.is_local:  # An object appears only when its upload is complete.
             with self.filesystem.open_output_stream(path) as stream:
                 stream.write(content)
             return
@@ -145,11 +145,11 @@ class RunFolder:
         _write_to_disk(self.path(name), "ab", "".join(line + "\n" for line in lines).encode())
 
     def delete(self, name: str) -> None:
-        """Delete a file; raises FileNotFoundError where the file system tells."""
+        """Delete a file; raises FileNotFoundError if the file system reports that it is missing."""
         self.filesystem.delete_file(self.path(name))
 
     def delete_folder(self, name: str) -> None:
-        """Delete a subfolder and all that is in it, if it is there."""
+        """Delete a subfolder and all its content, if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_dir(self.path(name).rstrip("/"))
 
@@ -158,11 +158,11 @@ class RunFolder:
         return json.loads(self.read(name))
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file, as `json_text` makes it."""
+        """Write a value as a JSON file; see `json_text`."""
         self.write(name, (json_text(value) + "\n").encode())
 
     def records(self, name: str) -> list[dict[str, Any]]:
-        """Return a file's JSON lines, none without it; a last line cut short by a crash is left out."""
+        """Return a file's JSON lines, none if it is missing; a last line cut off by a crash is left out."""
         lines = self.read(name).splitlines(keepends=True) if self.has(name) else []
         return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
@@ -171,16 +171,16 @@ class RunFolder:
         return self.records("metrics.jsonl")
 
     def write_records(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
-        """Write a whole file of JSON lines."""
+        """Write a file of JSON lines."""
         self.write(name, "".join(json.dumps(record) + "\n" for record in records).encode())
 
     def set_aside(self) -> str:
-        """Rename the whole run folder to `<name>.old-<date>` and return the new name; nothing is lost."""
+        """Rename the run folder to `<name>.old-<date>` and return the new name; no file is lost."""
         new_name = f"{self.name}.old-{time.strftime('%Y%m%d-%H%M%S')}"
         new_root = below(posixpath.dirname(self.root), new_name)
         if self.is_local:
             self.filesystem.move(self.root, new_root)
-        else:  # Object stores can rename nothing: every object is copied.
+        else:  # Object stores cannot rename, so every object is copied.
             own = self.filesystem
             fs.copy_files(self.root, new_root, source_filesystem=own, destination_filesystem=own)
             own.delete_dir(self.root)
@@ -188,7 +188,7 @@ class RunFolder:
 
 
 def _write_to_disk(path: str, mode: str, content: bytes) -> None:
-    """Write, and wait for the disk: a renamed file must have its content, a checkpoint its records."""
+    """Write and sync to disk, so that after a power cut renamed files are complete and records not lost."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, mode) as file:
         file.write(content)
@@ -198,10 +198,10 @@ def _write_to_disk(path: str, mode: str, content: bytes) -> None:
 
 @contextlib.contextmanager
 def only_command_on(folder: RunFolder) -> Iterator[None]:
-    """Keep other commands out of a run folder; raises ValueError when one is there already.
+    """Lock a run folder against other commands; raises ValueError if another command uses it.
 
-    The kernel frees the lock when the process dies, however it dies.  Object storage has no locks: there the
-    user sees to it.  The lock file is beside the folder, which may be renamed, and stays there.
+    The kernel releases the lock whenever the process ends. Object storage has no locks; there the user must
+    take care. The lock file lies next to the folder, because the folder may be renamed, and stays there.
     """
     if not folder.is_local:
         yield

@@ -1,4 +1,4 @@
-"""Write the numbers of a run to metrics.jsonl, TensorBoard and wandb; only the first worker does."""
+"""Write the metrics of a run to metrics.jsonl, TensorBoard and wandb, on the first worker only."""
 
 import contextlib
 import json
@@ -16,19 +16,19 @@ OBJECT_SECONDS = 10.0  # between two writes of all records to object storage
 
 
 class RunLog:
-    """Write every record to all the places that the settings ask for.
+    """Write every record to all outputs that the settings enable.
 
     A record is a flat dictionary with `step`, `epoch` and numbers; its keys are those of metrics.jsonl.
-    `config` has all settings of the run.  The id of the wandb run is kept in run.json, so that a resumed
-    training goes on in the same one.
+    `config` holds all settings of the run. The id of the wandb run is kept in run.json, so that a resumed
+    training continues the same wandb run.
     """
 
     def __init__(
         self, folder: RunFolder, *, first_step: int, config: dict[str, Any], wandb_mode: WandbMode
     ) -> None:
         self.folder = folder
-        # Steps after the checkpoint are done again: their records go, or they would be there twice. Lines of
-        # object storage are added here, those of a disk to the file alone.
+        # Steps after the checkpoint are repeated, so their old records are removed. New lines are added to
+        # this list for object storage, and only to the file on a disk.
         self._lines = [json.dumps(record) for record in folder.metrics() if record["step"] <= first_step]
         self._write_lines()
         self.notice = ""  # goes into the next record
@@ -41,9 +41,9 @@ class RunLog:
             self.wandb = self._open_wandb(config, wandb_mode)
 
     def write(self, record: dict[str, Any], *, is_urgent: bool = True) -> None:
-        """Append one record everywhere; NaN and infinity become null, so that JSON readers accept it.
+        """Append one record to all outputs; NaN and infinity become null, so that JSON readers accept it.
 
-        In object storage the whole file is rewritten: at once if `is_urgent`, else every 10 s at most.
+        In object storage the entire file is rewritten: at once if `is_urgent`, otherwise every 10 s at most.
         """
         if self.notice:
             record["notice"] = f"{self.notice} {record.get('notice', '')}".strip()
@@ -69,9 +69,9 @@ class RunLog:
         self._written = time.monotonic()
 
     def close(self) -> None:
-        """Finish what is open."""
+        """Close all outputs."""
         if not self.folder.is_local:
-            with contextlib.suppress(OSError):  # what checkpoints rely on is there already
+            with contextlib.suppress(OSError):  # The records that checkpoints need are already written.
                 self._write_lines()
         if self.tensorboard is not None:
             self.tensorboard.close()
@@ -79,7 +79,7 @@ class RunLog:
             self.wandb.finish()
 
     def _open_wandb(self, config: dict[str, Any], mode: WandbMode) -> Any:
-        """Return the wandb run, or None, with a notice for the user, when wandb fails."""
+        """Return the wandb run; if wandb fails, return None and set a notice for the user."""
         import wandb
 
         try:
@@ -91,35 +91,35 @@ class RunLog:
                 mode=mode,
                 dir=self.folder.location if self.folder.is_local else None,
                 config=config,
-                settings=wandb.Settings(console="off", quiet=True),  # The terminal is the progress bar's.
+                settings=wandb.Settings(console="off", quiet=True),  # The progress bar owns the terminal.
             )
-        except Exception as error:  # No network, no key, a full disk: none is worth a training.
+        except Exception as error:  # No network, no key or a full disk must not end a training.
             why = " ".join(str(error).split()) or type(error).__name__
             self.notice = f"wandb can't be used {mode}: {why.rstrip('.')}; the run goes on without it."
         return None
 
 
 def wandb_mode(setting: Literal["auto"] | WandbMode) -> WandbMode:
-    """Resolve the setting: `auto` is what WANDB_MODE says, else what `wandb online|offline` has noted here.
+    """Resolve the setting: `auto` is WANDB_MODE, or else the mode that `wandb online|offline` saved here.
 
-    Without an API key it is never online.  To be called in the user's own process: workers run in another
-    folder and would miss the note.
+    Without an API key, `auto` is never online. Call this in the user's own process: workers run in another
+    folder, which lacks the saved mode.
     """
     if setting != "auto":
         return setting
-    if not os.access(Path.home(), os.W_OK):  # of which wandb's helper would tell in twelve lines
+    if not os.access(Path.home(), os.W_OK):  # wandb would warn about it in twelve lines
         os.environ.setdefault("WANDB_CACHE_DIR", tempfile.gettempdir())
     import wandb
     from requests.utils import get_netrc_auth
 
     mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode
-    if mode in ("offline", "dryrun"):  # Dryrun is the old name of offline.
+    if mode in ("offline", "dryrun"):  # `dryrun` is the old name of `offline`.
         return "offline"
     has_key = os.environ.get("WANDB_API_KEY") or get_netrc_auth("https://api.wandb.ai")  # from `wandb login`
     return "online" if mode != "disabled" and has_key else "disabled"
 
 
 def wandb_environment() -> dict[str, str]:
-    """Return the WANDB_* variables of this process, for workers, which may lack them; the API key too."""
-    # WANDB_SERVICE is wandb's own: the address of this process's helper, which is on this machine only.
+    """Return the WANDB_* variables of this process, including the API key; workers may lack them."""
+    # WANDB_SERVICE is internal to wandb: the address of a helper process, valid on this machine only.
     return {k: v for k, v in os.environ.items() if k.startswith("WANDB_") and k != "WANDB_SERVICE"}

@@ -1,4 +1,4 @@
-"""Search hyperparameters: a space file needs these names, `sslsv tune` does the rest."""
+"""Search hyperparameters. Space files import these names; `sslsv tune` runs the search."""
 
 from sslsv.search.schedulers import Asha, Halving
 from sslsv.search.space import Space

@@ -1,7 +1,7 @@
 """Confirm a sweep: train the best trials and the base with other seeds, and compare them on the test trials.
 
-The value of a chosen trial is biased, because the trial was chosen for it.  New seeds, and test trials that
-chose nothing, give unbiased values.
+The value of the selected trial is biased, because the trial was selected by that value. New seeds, and test
+trials that were not used for the selection, give unbiased values.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from sslsv.search.sweep import Sweep
 from sslsv.search.trial_settings import trial_config
 from sslsv.settings import refuse_if
 
-LEVEL = 0.95  # confidence of all intervals together
+LEVEL = 0.95  # joint confidence of all intervals
 FEWEST_SEEDS = 2
 
 
-# A trial against the base on one list of test trials: EER in percent, over the same seeds; `difference` is
-# trial - base, with its interval, so below 0 the trial is better.
+# The result for a trial and the base on one list of test trials: EERs in percent, over the same seeds.
+# `difference` is trial - base, with its interval; below 0, the trial is better.
 Comparison = dict[str, Any]
 
 
@@ -32,20 +32,20 @@ def compare(
 ) -> Comparison:
     """Compare EERs (N,) with the base's (N,) by mean, deviation and a paired interval (Student's t).
 
-    Row i of both is of one seed. `lost` counts the seeds with which the trial or the base did not finish.
+    Both are in the order of the seeds. `lost` counts seeds for which the trial or the base did not finish.
     """
-    from scipy.stats import ttest_rel  # takes half a second, and refusals do not need it
+    from scipy.stats import ttest_rel  # takes half a second to import
 
     ours, theirs = np.asarray(values, dtype=np.float64), np.asarray(base, dtype=np.float64)
     differences = ours - theirs
     verdict = "within the noise of the seeds"
-    if differences.any() and np.ptp(differences) < 1e-9:  # EERs of few trials have few values
+    if differences.any() and np.ptp(differences) < 1e-9:  # EERs of few trials take few values
         low = high = differences[0]
         verdict += ", which these seeds do not show: all differences are equal"
     else:
         low, high = ttest_rel(ours, theirs).confidence_interval(level)
         if low > 0 or high < 0:
-            # Never `better` if some seeds were lost: only survivors are compared.
+            # Never `better` if seeds were lost, because only the remaining seeds are compared.
             better = "better" if not lost else "but other seeds were lost"
             verdict = f"beyond the noise of the seeds: {'worse' if low > 0 else better}"
     found = {"trial": trial, "test_list": test_list, "seeds": len(ours), "lost": lost, "verdict": verdict}
@@ -55,7 +55,7 @@ def compare(
 
 
 def sentence(found: Comparison) -> str:
-    """Put a comparison into one sentence."""
+    """Return a comparison as one sentence."""
     lost = f" ({found['lost']} more lost)" if found["lost"] else ""
     return (
         "trial {trial} on {test_list}, {seeds} seeds{}: EER {mean:.2f} % (sd {sd:.2f}), base {base_mean:.2f} "
@@ -64,15 +64,15 @@ def sentence(found: Comparison) -> str:
 
 
 class Confirmation(Sweep):
-    """Train given configurations to the end, each with the same seeds.
+    """Train the base and the best trials of a sweep to the end, each with the same new seeds.
 
-    Its files are in `confirm/` of the sweep; for each seed the base comes first.
+    The files are in `confirm/` of the sweep. For each seed, the base comes first.
     """
 
     def __init__(self, sweep: Sweep, num_best: int, num_seeds: int) -> None:
         able = [outcome.index for outcome in standing(sweep.history) if outcome.can_win]
         base, settings = trial_config(sweep.base, sweep.space, {}), sweep.configurations
-        # A trial may be the base itself, as with `tries_base_first`.
+        # A trial may have the settings of the base, for example with `tries_base_first`.
         others = (i for i in able if trial_config(sweep.base, sweep.space, settings[i]) != base)
         self.best = list(islice(others, num_best))
         refuse_if(not self.best, "nothing can be confirmed: no trial but the base itself can win")
@@ -81,13 +81,13 @@ class Confirmation(Sweep):
             for index in able[:1]
             if index not in self.best
         ]
-        self.contestants = [None, *self.best]  # trials; None: the base
+        self.contestants = [None, *self.best]  # numbers of trials; None is the base
         self.num_seeds = num_seeds
         space = replace(sweep.space, scheduler=None, rung_epochs=())
         folder = RunFolder.at(below(sweep.folder.location, "confirm"))
         super().__init__(space, sweep.base, sweep.rungs[-1:], folder, sweep.resources)
         self.num_trials = len(self.contestants) * num_seeds
-        # The seeds differ from that of the sweep; the test lists are scored at the end.
+        # The seeds differ from the seed of the sweep. The test lists are scored at the end.
         lists = list(self.base.evaluation.test)
         planned = [
             {**(sweep.configurations[trial] if trial is not None else {}), "seed": self.base.seed + number}
@@ -105,13 +105,13 @@ class Confirmation(Sweep):
             self.add_configuration(index, planned[index])
 
     def write_results(self) -> None:
-        """Write nothing: validation chooses none of these trainings."""
+        """Write nothing, because none of these trainings is selected."""
 
     def comparisons(self) -> tuple[list[Comparison], list[str]]:
-        """Compare every trial with the base on every list, over the seeds with which both came to the end.
+        """Compare every trial with the base on every list, over the seeds with which both finished.
 
-        Also returns sentences: of every trial of which fewer than two such seeds are left, and of the best of
-        the search where that is the base.
+        Also returns sentences on trials with fewer than two such seeds, and on the best trial of the search
+        if it has the settings of the base.
         """
         tests = [self._tests(index) for index in range(self.num_trials)]
         lists = list(dict.fromkeys(name for test in tests for name in test))
@@ -133,7 +133,7 @@ class Confirmation(Sweep):
         return found, sentences
 
     def _tests(self, index: int) -> dict[str, float]:
-        """Return test list -> EER of the checkpoint that validation chose; empty unless training ended."""
+        """Return test list -> EER of the best checkpoint; empty if the training did not finish."""
         outcome, folder = self.history.last_outcomes().get(index), self.trial_folder(index)
         if outcome is None or outcome.state != "reached" or not folder.has("summary.json"):
             return {}

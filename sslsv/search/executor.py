@@ -1,7 +1,7 @@
-"""Run a sweep by Ray Tune, which finds resources for segments and starts them again when they die.
+"""Run a sweep with Ray Tune, which finds resources for segments and restarts them if their process dies.
 
-Each trial of Tune is one segment; `Sweep` chooses the next one.  A segment ends by itself at its rung, so
-Tune stops none; it would leave the reservations of trials with several workers behind.
+Each trial of Tune is one segment (see schedulers.py); `Sweep` chooses the next one. A segment ends by itself
+at its rung, so Tune stops none. Stopping one would leave reservations behind if it has several workers.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-# Read by Ray Tune when it starts: no loggers of its own, Ctrl-C as an exception, few snapshots of its state.
+# Ray Tune reads these at its start: no loggers of its own, Ctrl-C raises an exception, few state snapshots.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
@@ -35,14 +35,14 @@ from sslsv.settings import Failed, refuse_if
 
 @dataclass(frozen=True)
 class Slots:
-    """Hold how many trials run at once, and the resources of each, with all numbers filled in."""
+    """Hold how many trials run at once, and the resources of each trial with all values filled in."""
 
     at_once: int
     gpus: float  # share of a GPU for each training process; 0 on CPUs
     resources: ResourcesConfig
 
     def describe(self) -> str:
-        """Put it into one line."""
+        """Return a description in one line."""
         own = self.resources
         device = f"{self.gpus:g} GPU" if self.gpus else f"{own.threads_per_worker} thread(s)"
         return (
@@ -59,11 +59,11 @@ def find_slots(
     trials: int,
     wanted: int | None,
 ) -> Slots:
-    """Find how many of the `trials` fit at once, or take `wanted` of them if that many do.
+    """Find how many of the `trials` fit at once, or take `wanted` if that many fit.
 
-    `gpus` is the share of a GPU for each trial, 0 on CPUs; `free` holds the free resources of the cluster,
-    `nodes` all resources of each machine.  Raises ValueError if too few fit: Ray would let trials wait for
-    ever, or data tasks starve beside trials that hold every CPU.
+    `gpus` is the share of a GPU for each training process, 0 on CPUs; `free` holds the free resources of the
+    cluster, `nodes` all resources of each machine. Raises ValueError if too few fit, because Ray would let
+    trials wait forever, or would leave no CPU for data tasks.
     """
     workers, cpus = resources.worker_range[1], free.get("CPU", 0.0)
     refuse_if(
@@ -72,7 +72,7 @@ def find_slots(
     )
     per_gpu = int(1 / gpus + 1e-6) if gpus else 0
     machines = [{**node, "GPU": int(node.get("GPU", 0.0)) * per_gpu} for node in nodes]
-    more_cpus = cpus - total_of(machines, "CPU")  # other jobs hold CPUs somewhere
+    more_cpus = cpus - total_of(machines, "CPU")  # minus the CPUs that other jobs hold
     fitting = min(room_for(replace(resources, gpu=gpus > 0), machines, more_cpus) // workers, trials)
     own_cpus, free_gpus = resources.cpus_per_worker + resources.cpus_per_data_task, free.get("GPU", 0.0)
     if gpus:
@@ -99,10 +99,10 @@ class Segments(TuneSearcher):
     def __init__(self, sweep: Sweep, at_once: int) -> None:
         super().__init__()
         self.sweep, self.at_once = sweep, at_once
-        self.segments: dict[str, Decision] = {}  # by Tune's name for its trial
+        self.segments: dict[str, Decision] = {}  # keys: Tune's trial ids
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next segment; None: not now; FINISHED: never again."""
+        """Return the next segment, None if none can start now, or FINISHED if none is left."""
         segment, sweep = None, self.sweep
         with self._halting():
             segment = sweep.next_segment(self.at_once)
@@ -115,7 +115,7 @@ class Segments(TuneSearcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Note how the segment ended."""
+        """Record how the segment ended."""
         segment = self.segments.pop(trial_id)
         with self._halting():
             if error or result is None:
@@ -129,9 +129,9 @@ class Segments(TuneSearcher):
 
     @contextlib.contextmanager
     def _halting(self) -> Iterator[None]:
-        """Start no more segments once the sweep's own files can't be read or written.
+        """Halt the sweep (start no more segments) if its own files can't be read or written.
 
-        A restart reads these files: a segment without a written outcome resumes from its last checkpoint.
+        When the sweep is resumed, a segment without a recorded outcome continues from its last checkpoint.
         """
         try:
             yield
@@ -140,17 +140,17 @@ class Segments(TuneSearcher):
             self.sweep.halted = f"the files of the sweep can't be read or written: {reason}"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its searcher for its own kind of restart; ours reads the sweep's files
+        return {}  # Tune pickles its searcher to resume; we resume from the sweep's files
 
 
 def run_sweep(sweep: Sweep, slots: Slots, group: str) -> None:
-    """Run all segments that are left; `group` names the sweep in wandb.
+    """Run all remaining segments; `group` is the name of the sweep in wandb.
 
-    Raises Failed if all ended at once, or several in a row failed by storage or network.
+    Raises Failed if Ray ended all trials, several in a row had storage or network errors, or files fail.
     """
     if sweep.is_over:
         return
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the results say which trial failed, and why
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # results.csv says which trial failed, and why
     resources, folder, mode = sweep.base.resources, sweep.folder, wandb_mode(sweep.base.run.wandb)
     environment = wandb_environment() | {"WANDB_RUN_GROUP": group}
 
@@ -158,14 +158,14 @@ def run_sweep(sweep: Sweep, slots: Slots, group: str) -> None:
         return run_segment(RunFolder.at(job["location"]), job["until_epoch"], mode, environment)
 
     # Several workers reserve their own resources through Ray Train, and the process that starts them must not
-    # take CPUs from their data tasks.  Tune refuses an empty request, hence one byte of memory.
+    # take CPUs from their data tasks. Tune refuses an empty request, so it requests one byte of memory.
     alone = {"CPU": resources.cpus_per_worker} | ({"GPU": slots.gpus} if slots.gpus else {})
     tuner = tune.Tuner(
         tune.with_resources(segment, alone if resources.workers == 1 else {"CPU": 0, "memory": 1}),
         tune_config=tune.TuneConfig(
             search_alg=Segments(sweep, slots.at_once),
-            num_samples=-1,  # until the searcher says so
-            reuse_actors=True,  # one process for many segments: each new one would import PyTorch for seconds
+            num_samples=-1,  # until the searcher returns FINISHED
+            reuse_actors=True,  # processes run many segments, because a new one imports PyTorch for seconds
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
@@ -178,19 +178,19 @@ def run_sweep(sweep: Sweep, slots: Slots, group: str) -> None:
     )
     try:
         tuner.fit()
-    except (RuntimeError, tune.TuneError) as error:  # as when the machine, out of memory, kills all processes
+    except (RuntimeError, tune.TuneError) as error:  # for example when all processes run out of memory
         lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-        is_traceback = lines[0].startswith("Traceback")  # whose last line says what it was
+        is_traceback = lines[0].startswith("Traceback")  # its last line names the error
         sweep.halted = f"Ray ended all trials: {lines[-1 if is_traceback else 0].strip()}"
     finally:
-        with contextlib.suppress(OSError):  # Tune's notes: what can't be deleted is only litter
+        with contextlib.suppress(OSError):  # Tune's own files; leftovers do no harm
             folder.delete_folder("ray")
     if sweep.halted is not None:
         raise Failed(f"{sweep.halted}; the same command with --resume goes on")
 
 
 def _last_words(folder: RunFolder) -> str:
-    """Say in one sentence why a trial's process died."""
+    """Return in one sentence why a trial's process died."""
     with contextlib.suppress(FileNotFoundError):
         lines = [line for line in folder.read("failure.txt").decode().splitlines() if line.strip()]
         return f"{lines[-1].strip()} (details in {below(folder.location, 'failure.txt')})"

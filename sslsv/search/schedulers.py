@@ -1,8 +1,8 @@
-"""Decide which trial trains next, and how far: pure functions of the history, without clock or random draws.
+"""Decide which trial trains next, and how far, by pure functions of the history (no clock, no random draws).
 
-A *rung* is an epoch at which trials are compared; the last rung is the end of training.  A *segment* trains
+A *rung* is an epoch at which trials are compared; the last rung is the end of training. A *segment* trains
 one trial up to a rung and ends by itself, so no trial has to be killed, and a waiting trial holds no
-resources.  A restarted sweep makes the remaining decisions from the same history.
+resources. A resumed sweep makes the remaining decisions from the same history.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from sslsv.settings import refuse_if
 
 @dataclass(frozen=True)
 class Decision:
-    """Let a trial train up to a rung: this is a segment.  A trial without further decisions has stopped."""
+    """Let a trial train one segment, up to a rung. A trial without further decisions has stopped."""
 
     index: int  # number of the trial, from 0
     rung: int  # number of the rung, from 0
@@ -22,7 +22,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Hold how a segment ended; a lower `cost` is better, None means no usable result."""
+    """Hold how a segment ended. A lower `cost` is better; None means that there is no usable result."""
 
     index: int
     rung: int
@@ -32,7 +32,7 @@ class Outcome:
 
     @property
     def can_win(self) -> bool:
-        """Tell whether the trial reached its rung with a finite number."""
+        """Return whether the trial reached its rung with a finite metric."""
         return self.state == "reached" and self.cost is not None
 
 
@@ -58,12 +58,12 @@ class History:
         return [outcome for outcome in ranked(self.at_rung(rung)) if outcome.index not in gone]
 
     def last_outcomes(self) -> dict[int, Outcome]:
-        """Return for each trial its outcome at the highest rung it got to."""
+        """Return trial -> its outcome at its highest rung."""
         return {outcome.index: outcome for outcome in sorted(self.outcomes, key=lambda o: o.rung)}
 
 
 def ranked(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Sort the outcomes that can win, best first; equal costs stay in the order of the trials."""
+    """Sort the outcomes that can win, best first; equal costs are in the order of the trials."""
     return sorted((o for o in outcomes if o.can_win), key=lambda o: (o.cost, o.index))
 
 
@@ -78,11 +78,11 @@ def standing(history: History) -> list[Outcome]:
 class Halving:
     """Train all trials to the first rung, the best 1/`reduction` of them to the next, and so on.
 
-    A rung waits for all its trials (Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07943).  With a single
-    rung, at the last epoch, every scheduler trains all trials to the end.
+    Promotion waits for all trials of a rung (Jamieson and Talwalkar, AISTATS 2016, arXiv 1502.07943). With a
+    single rung, at the last epoch, every scheduler trains all trials to the end.
     """
 
-    takes_more_trials: ClassVar[bool] = False  # True: a sweep may get more trials after it has begun
+    takes_more_trials: ClassVar[bool] = False  # True if a sweep can get more trials later
     reduction: int = 3
 
     def __post_init__(self) -> None:
@@ -91,8 +91,8 @@ class Halving:
     def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
         """Return the decisions to add to the history; none if they depend on the next outcome.
 
-        `trials` is the number of trials, `rungs` that of rungs, `at_once` that of segments which fit.  The
-        sweep is over when nothing is decided and no segment is open.
+        `trials` and `rungs` are the numbers of trials and rungs, `at_once` is the number of segments that fit
+        at once. The sweep is over when there is no further decision and no open segment.
         """
         if not history.decisions:
             return [Decision(index, 0) for index in range(trials)]
@@ -108,9 +108,9 @@ class Halving:
 
 @dataclass(frozen=True)
 class Asha(Halving):
-    """Promote the best 1/`reduction` at a rung so far, else start a trial: no wait for slow trials.
+    """Promote the best 1/`reduction` of a rung so far, else start a trial, without waiting for slow trials.
 
-    Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934, algorithm 2).  The decisions
+    Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934, algorithm 2). The decisions
     depend on the order in which segments end; with one segment at a time that order is fixed.
     """
 
@@ -134,9 +134,9 @@ class Asha(Halving):
 
 
 def _train_the_furthest(history: History, rungs: int) -> list[Decision]:
-    """Promote the best trial that waits at the highest rung, unless one has been trained to the end.
+    """Promote the best trial that waits at the highest rung, unless a trial has been trained to the end.
 
-    If every promoted trial fails, this continues the best one left, so that one can still finish.
+    If every promoted trial fails, the best remaining trial continues, so that a trial can still finish.
     """
     waiting = [outcome for rung in reversed(range(rungs - 1)) for outcome in history.waiting(rung)]
     if any(outcome.can_win for outcome in history.at_rung(rungs - 1)):

@@ -1,6 +1,6 @@
-"""Choose the configuration of each trial: random, grid or TPE, pure functions of seed and history.
+"""Choose the configuration of each trial (random, grid or TPE) by pure functions of seed and history.
 
-A configuration is the searched settings of a trial, key -> value.  It is recorded, and never chosen again.
+A configuration holds the searched settings of a trial, key -> value. It is chosen once and then recorded.
 """
 
 import warnings
@@ -71,7 +71,7 @@ class Searcher:
         return found
 
     def corners(self) -> Iterator[tuple[str, Configuration]]:
-        """Yield key and configuration for each end of every dimension, the others at their first end."""
+        """Yield (key, configuration) for each end of every dimension, with all others at their first end."""
         first = {dimension.key: dimension.ends[0] for dimension in self.dimensions}
         for dimension in self.dimensions:
             for end in dimension.ends:
@@ -80,7 +80,7 @@ class Searcher:
     def as_trials(
         self, configurations: Mapping[int, Configuration], history: History, rung: int
     ) -> list[FrozenTrial]:
-        """Return trials as Optuna's: with their cost at a rung, still running, or pruned (worthless)."""
+        """Convert trials to Optuna's: complete with the cost at a rung, running, or pruned (can't win)."""
         found = []
         for index, configuration in sorted(configurations.items()):
             outcomes = [outcome for outcome in history.outcomes if outcome.index == index]
@@ -107,7 +107,7 @@ class Searcher:
 
 
 def rung_to_learn_from(history: History, enough: int) -> int:
-    """Return the highest rung with enough outcomes, else the one with most, as BOHB (arXiv 1807.01774)."""
+    """Return the highest rung with `enough` outcomes, else the rung with most (as BOHB, arXiv 1807.01774)."""
     counts = Counter(outcome.rung for outcome in history.outcomes)
     return max(counts, key=lambda rung: (min(counts[rung], enough), rung), default=0)
 
@@ -116,7 +116,7 @@ def value_at(settings: Mapping[str, Any], key: str) -> Any:
     """Return the value at a key path of nested settings."""
     here: Any = settings
     for part in key.split("."):
-        if isinstance(here, list | tuple):  # sections, such as augmentations, each known by its name
+        if isinstance(here, list | tuple):  # sections, such as augmentations, addressed by name
             here = {item["name"]: item for item in here}
         here = here[part]
     return here

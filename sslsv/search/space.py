@@ -1,4 +1,4 @@
-"""Describe a search: a short Python file whose `SPACE` names the searched settings and their base."""
+"""Define a search in a short Python file, whose `SPACE` names the base config and the searched settings."""
 
 import json
 import runpy
@@ -21,8 +21,8 @@ from sslsv.registry import nearest
 from sslsv.search.schedulers import Asha, Halving
 from sslsv.settings import leaves_of, locate, refuse_if
 
-# Settings and sections that all trials must share to be comparable: seed and lists also decide the held-out
-# speakers, and the folders the noises and rirs of validation.
+# Settings and sections that all trials must share to be comparable. Seed and lists also determine the
+# held-out speakers, and the folders determine the noises and impulse responses of validation.
 FIXED = (
     *("seed", "data.root", "data.train_lists", "data.held_out_lists"),
     *("data.augment.noise.folder", "data.augment.reverb.folder"),
@@ -38,30 +38,30 @@ class Dimension:
     """Hold the values that a setting may have."""
 
     key: str
-    # Choices are JSON text, because Optuna wants them hashable: lists and whole sections may be chosen too.
+    # Choices are JSON text, because Optuna needs hashable values and choices may be lists or sections.
     distribution: Distribution
 
     @property
     def ends(self) -> list[Any]:
-        """Return the values to try when a space is checked: every choice, or both ends of a range."""
+        """Return the values that are tried to check a space: every choice, or both ends of a range."""
         if isinstance(self.distribution, CategoricalDistribution):
             return [json.loads(str(choice)) for choice in self.distribution.choices]
         return [self.distribution.low, self.distribution.high]
 
     @property
     def keys(self) -> set[str]:
-        """Return the keys that the dimension sets: its own, and those in the sections it chooses among."""
+        """Return the keys that the dimension sets: its own key, and keys of sections among its choices."""
         return {self.key, *(leaf for value in self.ends for leaf, _ in leaves_of({self.key: value}))}
 
     def encode(self, value: Any) -> Any:
-        """Return a value in Optuna's form; raises ValueError if the dimension does not hold it."""
+        """Return a value in Optuna's form; raises ValueError if the dimension does not contain it."""
         if isinstance(self.distribution, CategoricalDistribution):
             return self.distribution.choices[self.ends.index(plain(value))]
         create_trial(value=0.0, params={"value": value}, distributions={"value": self.distribution})
         return value
 
     def decode(self, drawn: Any) -> Any:
-        """Return what Optuna has drawn as a plain value."""
+        """Return a value drawn by Optuna as a plain value."""
         if isinstance(self.distribution, CategoricalDistribution):
             return json.loads(drawn)
         is_stepped = isinstance(drawn, float) and self.distribution.step
@@ -70,23 +70,23 @@ class Dimension:
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Space:
-    """Say what is searched; tune_spaces/ has examples."""
+    """Define what is searched and how; tune_spaces/ has examples."""
 
     base: str  # yaml file of the settings that are not searched
     parameters: dict[str, Any] = Field(default_factory=dict)  # key -> domain of ray.tune
-    # Name -> settings that belong together: a trial takes one of them, and its name stands in the results.
+    # Name -> settings that belong together. Each trial uses one alternative; the results show its name.
     alternatives: dict[str, dict[str, Any]] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)  # changes to the base, the same in all trials
-    metric: str = "eer"  # metric of validation, or label-free; the results show all that are measured
-    trials: Annotated[int, Field(ge=1)] | None = None  # null only with searcher "grid", which tries all
+    metric: str = "eer"  # validation or label-free metric to select by; results show all measured ones
+    trials: Annotated[int, Field(ge=1)] | None = None  # None only with searcher "grid", which tries all
     searcher: Literal["random", "grid", "tpe"] = "random"
-    tries_base_first: bool = False  # trial 0 is the base: nothing worse can win unnoticed (not with grid)
+    tries_base_first: bool = False  # trial 0 has the settings of the base (not with grid), for comparison
     startup_trials: Annotated[int, Field(ge=0)] = 10  # random trials before tpe begins to learn
-    scheduler: InstanceOf[Halving] | None = None  # none: every trial is trained to the end
+    scheduler: InstanceOf[Halving] | None = None  # None: all trials are trained to the end
     rung_epochs: tuple[int, ...] = ()  # where trials are compared, besides the end of training
     gpus_per_trial: Annotated[float, Field(gt=0, le=1)] = 1.0  # trials with one worker may share a GPU
     max_failures: Annotated[int, Field(ge=0)] = 2  # restarts of a trial whose process dies
-    seed: Annotated[int, Field(ge=0)] = 1717  # draws configurations; the seed of training is a setting
+    seed: Annotated[int, Field(ge=0)] = 1717  # for drawing configurations; training has its own seed
 
     def __post_init__(self) -> None:
         metric, is_grid = self.metric, self.searcher == "grid"
@@ -130,27 +130,27 @@ class Space:
 
     @property
     def decider(self) -> Halving:
-        """Return the scheduler; without rungs any will do, as each trains all trials to the end."""
+        """Return the scheduler; without one, `Asha`, which without rungs trains all trials to the end."""
         return self.scheduler or Asha()
 
     @cached_property
     def dimensions(self) -> list[Dimension]:
-        """Return all dimensions, in the order of the file; the alternatives, if there are any, come first."""
+        """Return all dimensions in the order of the file; the alternatives, if there are any, come first."""
         named = {ALTERNATIVE: {"grid_search": list(self.alternatives)}} if self.alternatives else {}
         domains = {**named, **self.parameters}
         return [Dimension(key, to_distribution(key, domain)) for key, domain in domains.items()]
 
     def settings_of(self, configuration: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings of a configuration, those of its alternative in place of the name."""
+        """Return the settings of a configuration, with an alternative's name replaced by its settings."""
         named = self.alternatives.get(configuration.get(ALTERNATIVE, ""), {})
         return {**named, **{key: value for key, value in configuration.items() if key != ALTERNATIVE}}
 
 
 def to_distribution(key: str, domain: Any) -> Distribution:
-    """Translate a domain of `ray.tune` into the distribution of Optuna that means the same.
+    """Translate a domain of `ray.tune` into the equivalent distribution of Optuna.
 
-    Raises ValueError for what no searcher here can use: normal distributions, functions, logarithmic steps.
-    Only the space file imports Ray; here the names of its classes tell the domains.
+    Raises ValueError for unsupported domains: normal distributions, functions, logarithmic steps. Domains are
+    recognised by the names of their classes, so that only the space file imports Ray.
     """
     kind = type(domain).__name__
     is_grid = isinstance(domain, dict) and list(domain) == ["grid_search"]
@@ -164,8 +164,8 @@ def to_distribution(key: str, domain: Any) -> Distribution:
             scale = type(sampler if step is None else sampler.get_sampler()).__name__
             is_log = scale == "_LogUniform"
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Optuna warns where steps do not end at the upper end
-                if kind == "Integer":  # Ray's upper end of whole numbers is excluded, except in steps
+                warnings.simplefilter("ignore")  # Optuna warns if steps do not end at the upper end
+                if kind == "Integer":  # Ray excludes the upper end of integers, except in steps
                     high = domain.upper - (step is None)
                     return IntDistribution(domain.lower, high, log=is_log, step=step or 1)
                 if scale != "_Normal":
@@ -179,14 +179,14 @@ def to_distribution(key: str, domain: Any) -> Distribution:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as the sweep's files give it back: tuples as lists, NumPy's numbers as Python's."""
+    """Return a value as read back from the sweep's files: tuples as lists, NumPy numbers as Python's."""
     return json.loads(json.dumps(value, default=lambda other: other.item()))
 
 
 def load_space(path: str | Path) -> Space:
     """Run a space file and return its `SPACE`.
 
-    Raises FileNotFoundError, and ValueError with the line for whatever goes wrong inside.
+    Raises FileNotFoundError, or ValueError with the line number for any error in the file.
     """
     path = locate(path)
     if not path.is_file() or path.suffix != ".py":
@@ -207,7 +207,7 @@ def load_space(path: str | Path) -> Space:
 
 
 def sentence_of(error: Exception) -> str:
-    """Put an error into a sentence: of the mistakes that pydantic finds in a Space, the first."""
+    """Return an error as a sentence; of several mistakes in a Space, the first (unknown names come first)."""
     if not isinstance(error, ValidationError):
         return str(error).strip() or type(error).__name__
     first = min(error.errors(), key=lambda mistake: mistake["type"] != "unexpected_keyword_argument")

@@ -1,16 +1,16 @@
-"""Keep the files of a sweep, and hand out its segments in an order determined by these files alone.
+"""Keep the files of a sweep, and choose its segments in an order that depends on these files only.
 
-A sweep leaves a folder behind, on a disk or in object storage: `<storage>/<name>/`.
+The folder of a sweep is `<storage>/<name>/`, on a disk or in object storage:
 
-sweep.json            what was asked for: space file, overrides, rungs ..., and the other settings
+sweep.json            the request: space file, command, rungs ..., and the settings of the base
 configurations.jsonl  index and settings of each trial, written before it starts
 decisions.jsonl       index, rung: a trial may train up to a rung; in the order they were made
 outcomes.jsonl        index, rung, epoch, state (reached, collapsed, failed), value, why: in order of arrival
-trials/0003/          the run folder of a trial, complete: checkpoints, metrics.jsonl ...
-results.csv, best.yml  after each segment; report.html, confirmation.json and confirm/ come at the end
+trials/0003/          the complete run folder of a trial: checkpoints, metrics.jsonl ...
+results.csv, best.yml  written after each segment; report.html, confirmation.json and confirm/ at the end
 
-A sweep is resumed from the .jsonl files alone.  They are written as whole files, and each line before the
-work that depends on it, so that no crash leaves half a line or an unrecorded trial.
+A sweep is resumed from the .jsonl files alone. Each write replaces a file as a unit, and each line is written
+before the work that depends on it, so that a crash leaves no partial line and no unrecorded trial.
 """
 
 import csv
@@ -33,13 +33,13 @@ from sslsv.search.space import Space
 from sslsv.search.trial_settings import apply_configuration, trial_config
 from sslsv.settings import ConfigError, locate, refuse_if
 
-MAX_FAULTS = 3  # faults of storage or network in a row, over all trials, after which a sweep halts
+MAX_FAULTS = 3  # consecutive storage or network errors, over all trials, after which a sweep halts
 
 
 class Sweep:
-    """Hand out segments; `history` and `configurations` are what the files hold.
+    """Choose the segments to run; `history` and `configurations` hold the content of the files.
 
-    `base` has the settings as requested, `resources` those of one trial.
+    `base` has the settings as requested, `resources` the resources of one trial.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class Sweep:
 
     @property
     def is_over(self) -> bool:
-        """Tell whether no segment is open and no decision is left."""
+        """Return whether no segment is open and no decision is left."""
         return not self.history.open_segments() and not self._decisions(at_once=1)
 
     def config_of(self, index: int) -> Config:
         """Return all settings of a trial; raises ConfigError if they are incompatible."""
         base = replace(self.base, resources=self.resources)
-        from sslsv.cluster.fit import with_absolute_paths  # with Ray, which takes a second to import
+        from sslsv.cluster.fit import with_absolute_paths  # imports Ray, which takes a second
 
         return with_absolute_paths(trial_config(base, self.space, self.configurations[index]))
 
@@ -135,11 +135,11 @@ class Sweep:
         return [record for record in metrics if self.metric in record or record.get("has_collapsed")]
 
     def value(self, outcome: Outcome) -> float | None:
-        """Return the metric of an outcome, in its own direction."""
+        """Return the metric of an outcome, with its own sign."""
         return None if outcome.cost is None else self._sign * outcome.cost
 
     def describe(self, outcome: Outcome) -> str:
-        """Say how a trial stands and what it tries, by the last parts of its keys."""
+        """Return the result and the configuration of a trial as text, with the last part of each key."""
         parts = [
             f"{key.rpartition('.')[2]}={f'{value:.3g}' if isinstance(value, float) else value}"
             for key, value in self.configurations[outcome.index].items()
@@ -150,13 +150,13 @@ class Sweep:
         return f"trial {outcome.index}, {result}, {' '.join(parts)}"
 
     def add_configuration(self, index: int, configuration: Configuration) -> None:
-        """Write down what a trial tries."""
+        """Record the configuration of a trial."""
         self.configurations[index] = configuration
         lines = [{"index": i, "settings": settings} for i, settings in self.configurations.items()]
         self.folder.write_records("configurations.jsonl", lines)
 
     def write_results(self) -> Outcome | None:
-        """Write results.csv and best.yml; returns the best outcome. If none can win: no best.yml, None."""
+        """Write results.csv and best.yml, return the best outcome; if none can win, no best.yml and None."""
         best_first = standing(self.history)
         rows = [self._row(place, outcome) for place, outcome in enumerate(best_first, 1)]
         text, columns = io.StringIO(), list(dict.fromkeys(key for row in rows for key in row))
@@ -166,12 +166,12 @@ class Sweep:
         self.folder.write("results.csv", text.getvalue().encode())
         best = next((outcome for outcome in best_first if outcome.can_win), None)
         if best is not None:
-            # Its best checkpoint is chosen by the metric of the sweep, so without labels if that needs none.
+            # The metric of the sweep selects the best checkpoint, so no labels are used if it needs none.
             fixed = {"run.name": f"{self.folder.name}-best", "evaluation.criterion": self.metric}
             config = apply_configuration(self.base, self.space, self.configurations[best.index], fixed)
             head = f"# Best: {self.describe(best)}; epoch {self.rungs[best.rung]}.\n"
             self.folder.write("best.yml", (head + to_yaml(config)).encode())
-        elif self.folder.has("best.yml"):  # the best so far has collapsed since
+        elif self.folder.has("best.yml"):  # the best trial so far has collapsed
             self.folder.delete("best.yml")
         return best
 
@@ -203,7 +203,7 @@ class Sweep:
         return self.space.decider.decide(self.history, self.num_trials, len(self.rungs), at_once)
 
     def _decide(self, at_once: int) -> None:
-        """Record the next decisions, configurations first: no trial starts without one."""
+        """Record the next decisions, configurations first, so that no trial starts without one."""
         decisions = self._decisions(at_once)
         for index in [decision.index for decision in decisions]:
             if index not in self.configurations:
@@ -218,7 +218,7 @@ class Sweep:
 
 
 def describe_request(space: Space, base: Config, space_file: str, rungs: Sequence[int]) -> dict[str, Any]:
-    """Return what is asked for, as sweep.json keeps it."""
+    """Return the request in the form of sweep.json."""
     return {
         "space_file": space_file,
         "space": locate(space_file).read_text(),
@@ -231,7 +231,7 @@ def describe_request(space: Space, base: Config, space_file: str, rungs: Sequenc
 
 
 def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
-    """Raise ValueError unless the folder is new, to be set aside ("fresh"), or fit to be resumed."""
+    """Raise ValueError unless the folder is new, will be renamed ("fresh"), or can be resumed."""
     where, kind = folder.location, folder.kind()
     refuse_if(
         mode != "fresh" and kind not in ("", "sweep"),
@@ -246,9 +246,9 @@ def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
     if mode != "resume":
         return
     earlier = folder.read_json("sweep.json")
-    # Trials never see the test lists, and a confirmation checks its own.
+    # The test lists may change: trials never use them, and a confirmation checks its own.
     changes = changes_of(read_config(earlier["base"]), read_config(request["base"]), "evaluation.test:")
-    is_counted = earlier["trials"] is not None  # a grid has no number
+    is_counted = earlier["trials"] is not None  # a grid has no number of trials
     has_more = is_counted and request["takes_more_trials"] and request["trials"] > earlier["trials"]
     if earlier["trials"] != request["trials"] and not has_more:
         changes.append(f"trials: {earlier['trials']} -> {request['trials']}")
@@ -264,9 +264,9 @@ def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
 
 
 def prepare_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
-    """Make the sweep's folder, or go on with the one there; the caller keeps other commands out.
+    """Create the sweep's folder, or resume the existing one; the caller must keep other commands out.
 
-    Raises ValueError as `check_folder` does, because another command may have written to it since.
+    Raises ValueError as `check_folder` does, because another command may have written to the folder since.
     """
     check_folder(folder, request, mode)
     if mode == "fresh" and folder.kind():

@@ -1,4 +1,4 @@
-"""Train one segment of a trial, from the newest checkpoint up to a rung; one process may train many."""
+"""Train one segment of a trial, from the newest checkpoint up to a rung; a process may train many."""
 
 import contextlib
 import ctypes
@@ -25,14 +25,14 @@ def run_segment(
 ) -> dict[str, str]:
     """Train the trial of a run folder up to an epoch; returns its `state` and `why`.
 
-    The state is reached, collapsed, failed (another try would fail, too) or interrupted (an error of storage
-    or network, which may pass).  Other errors are raised.  failure.txt has the traceback.
+    The state is reached, collapsed, failed (a retry would fail too) or interrupted (by a storage or network
+    error, which may be temporary). Other errors are raised. failure.txt gets the traceback.
     """
     os.environ.update(environment)
     try:
         config = read_config(folder.read("config.yml").decode())
         if folder.has("failure.txt"):
-            folder.delete("failure.txt")  # an earlier try left it
+            folder.delete("failure.txt")  # an earlier attempt left it
         if config.resources.workers == 1:  # in this process, with the device and threads of the settings
             device = torch.device("cuda" if config.resources.gpu else "cpu")
             if device.type == "cpu":
@@ -40,18 +40,18 @@ def run_segment(
                 watch_neighbours()
             Training(config, folder, device=device, wandb_mode=wandb_mode).run(until_epoch)
         else:
-            # The mode was found in the user's own process; this one runs in another folder.
+            # The mode was resolved in the user's process, because this one runs in another folder.
             config = replace(config, run=replace(config.run, wandb=wandb_mode))
             with LiveLine("", is_shown=False) as line:
                 result = fit(config, folder, line, until_epoch=until_epoch)
             if "error" in result:
-                # The advice at its end is for the command that trains one run.
+                # The advice at the end of the message applies only to `sslsv train`.
                 told = result["error"].partition("; the same command")[0]
                 raise TrainingError(told) from (OSError(told) if result["is_of_system"] else None)
         last = folder.metrics()[-1]
-    except Exception as error:  # recorded in any case, because Ray shows only its last line
-        if not isinstance(error, TrainingError) or error.__cause__ is not None:  # else its sentence says all
-            with contextlib.suppress(OSError):  # the storage may be what has failed
+    except Exception as error:  # always recorded, because Ray shows only its last line
+        if not isinstance(error, TrainingError) or error.__cause__ is not None:  # else the message suffices
+            with contextlib.suppress(OSError):  # the storage itself may have failed
                 folder.write("failure.txt", traceback.format_exc().encode())
         why = " ".join(str(error).split()) or type(error).__name__
         if is_io_error(error):
@@ -59,11 +59,11 @@ def run_segment(
         if isinstance(error, TrainingError | ValueError):
             return {"state": "failed", "why": why}
         raise
-    finally:  # This process will train further segments: their memory goes back to the system.
-        gc.collect()  # a training is full of cycles
+    finally:  # Return the memory to the system, because this process will train further segments.
+        gc.collect()  # a training has many reference cycles
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        with contextlib.suppress(OSError, AttributeError):  # another C library than Linux's
+        with contextlib.suppress(OSError, AttributeError):  # the C library is not glibc
             ctypes.CDLL("libc.so.6").malloc_trim(0)
     if last.get("has_collapsed"):
         return {"state": "collapsed", "why": str(last["notice"])}

@@ -12,11 +12,11 @@ from sslsv.settings import ConfigError, apply_overrides, leaves_of, refuse_if, s
 
 
 def with_overrides(space: Space, overrides: Sequence[str]) -> Space:
-    """Return the space with settings of the command line; ValueError for those that the space searches."""
+    """Return the space with overrides of the command line; raises ValueError for searched settings."""
     leaves = dict(leaves_of(overrides))
     by_name = [dict(leaves_of(settings)) for settings in space.alternatives.values()]
     for key in leaves:
-        # A setting of some alternatives may be given for the others, such as the run that they start from.
+        # A setting of only some alternatives may be given for the rest, such as the run they start from.
         refuse_if(
             bool(by_name) and all(key in settings for settings in by_name),
             f"{key} is given, but each alternative of the space sets it; change it there",
@@ -32,7 +32,7 @@ def with_overrides(space: Space, overrides: Sequence[str]) -> Space:
 
 
 def base_config(space: Space) -> Config:
-    """Return the settings that are not searched: the base with its changes."""
+    """Return the settings that are not searched: the base with the changes of the space."""
     fixed = fixed_settings(space)
     for key, value in leaves_of(space.settings):
         needed = fixed.get(key, value)
@@ -52,21 +52,21 @@ def base_config(space: Space) -> Config:
 
 
 def fixed_settings(space: Space) -> dict[str, Any]:
-    """Return the settings that every trial has; `evaluation.test` is left to the confirmation."""
+    """Return the settings that all trials share; only a confirmation sets `evaluation.test`."""
     return {
-        "evaluation.test_every_epochs": 0,  # test trials never choose
+        "evaluation.test_every_epochs": 0,  # test trials are never used to select
         "evaluation.criterion": space.metric,
-        "train.patience": None,  # the scheduler says when a trial ends
+        "train.patience": None,  # the scheduler decides when a trial ends
         "train.collapse.action": "stop",
         "run.progress": False,
-        "run.max_failures": space.max_failures,  # Ray Train restarts several workers, Ray Tune a single one
+        "run.max_failures": space.max_failures,  # used with several workers; Ray Tune restarts single ones
     }
 
 
 def trial_config(base: Config, space: Space, configuration: Mapping[str, Any]) -> Config:
     """Return the settings of a trial, which ends when it has collapsed.
 
-    No space searches `evaluation.test`: only a configuration of a confirmation has test trials.
+    A space can't search `evaluation.test`, so only the configurations of a confirmation have test trials.
     """
     untested = apply_overrides(base, {"evaluation.test": []})
     return apply_configuration(untested, space, configuration, fixed_settings(space))
@@ -75,10 +75,10 @@ def trial_config(base: Config, space: Space, configuration: Mapping[str, Any]) -
 def apply_configuration(
     base: Config, space: Space, configuration: Mapping[str, Any], own: Mapping[str, Any]
 ) -> Config:
-    """Return the base with what a configuration sets and some `own` settings."""
+    """Return the base with the settings of a configuration and further `own` settings."""
     searched = space.settings_of(configuration)
     changes = {**searched, **own}
-    # Another method starts from its own defaults; it gets the shared settings again, as far as it has them.
+    # Another method starts from its own defaults, so apply the shared settings that it has again.
     began_anew = tuple(key.removesuffix("name") for key, _ in leaves_of(searched) if key.endswith(".name"))
     known = dict(leaves_of(asdict(apply_overrides(base, changes))))
     shared = {
@@ -90,7 +90,7 @@ def apply_configuration(
 
 
 def check_trials(space: Space, base: Config, searcher: Searcher) -> None:
-    """Raise ValueError, in a sentence, if a key or an end of a dimension is not valid in a trial."""
+    """Raise ValueError if a key or an end of a dimension is not valid in a trial."""
     apply_overrides(base, {"evaluation.criterion": space.metric})  # refuses a metric that is not computed
     heard = _heard_in_validation(base, space.metric)
     for key, configuration in searcher.corners():
@@ -105,7 +105,7 @@ def check_trials(space: Space, base: Config, searcher: Searcher) -> None:
             "choose by 'eer' with evaluation.held_out_is_shifted=false",
         )
     if space.tries_base_first:
-        searcher.of_base()  # refuses a base outside of the space
+        searcher.of_base()  # refuses a base outside the space
 
 
 def _heard_in_validation(config: Config, metric: str) -> tuple[Any, ...]:
@@ -117,7 +117,7 @@ def _heard_in_validation(config: Config, metric: str) -> tuple[Any, ...]:
 
 
 def rungs_of(space: Space, base: Config) -> tuple[int, ...]:
-    """Return the epochs at which trials are compared, rising; the last one is the end of training.
+    """Return the epochs at which trials are compared, ascending; the last one is the end of training.
 
     Raises ValueError for rungs without a validation or after the end.
     """

@@ -1,1 +1,1 @@
-"""What is done with a trained encoder beside trials: one file each, found by its name (`evaluate --task`)."""
+"""Tasks for trained encoders besides trials (`evaluate --task NAME` runs NAME.py), and pseudo-label loops."""

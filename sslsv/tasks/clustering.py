@@ -1,7 +1,8 @@
-"""Cluster embeddings of utterances into pseudo-speakers, and say how good the clusters are.
+"""Cluster embeddings of utterances into pseudo-speakers, and measure the quality of the clusters.
 
-Rows (N, D) are unit vectors, best float16: 1.1 GB for 1.09 million of 512 values. All work is in blocks of
-`BLOCK_SCORES` scores, so that no step holds more than the rows and a few hundred MB beside them.
+Rows (N, D) are unit vectors, preferably float16: 1.09 million rows of 512 values take 1.1 GB. Scores are
+computed in blocks of `BLOCK_SCORES`, which take a few hundred MB in addition to the rows. Ward's method needs
+more (`pseudo_labels.MAX_WARD_ROWS`).
 """
 
 import importlib.util
@@ -23,15 +24,15 @@ from sslsv.tasks.pseudo_labels import ClusteringConfig
 Labels = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float32]
 
-ROWS_AT_ONCE = 1024  # whose neighbours are looked for together, among 16,384 others at a time
+ROWS_AT_ONCE = 1024  # rows whose neighbours are searched together, among 16,384 rows at a time
 
 
 def cluster(rows: Tensor, config: ClusteringConfig, seed: int) -> tuple[Labels, dict[int, float]]:
-    """Cluster as the settings say: of several candidates the one with the highest silhouette.
+    """Cluster rows as configured; of several candidates, take the one with the highest silhouette.
 
     Returns the cluster of each row (N,), -1 for none (see `drop_small_clusters`), and the silhouette of each
-    number that was tried. The same rows and seed give the same clusters. Raises ValueError if there are too
-    few rows, or none of the clusters is large enough.
+    number of clusters that was tried. The same rows and seed give the same clusters. Raises ValueError if
+    there are too few rows, or if no cluster is large enough.
     """
     best: tuple[float, Labels] | None = None
     silhouettes: dict[int, float] = {}
@@ -46,7 +47,7 @@ def cluster(rows: Tensor, config: ClusteringConfig, seed: int) -> tuple[Labels, 
 
 
 def candidates(rows: Tensor, config: ClusteringConfig, seed: int) -> Iterator[Labels]:
-    """Yield the clusterings (N,) to choose from."""
+    """Yield the candidate clusterings (N,)."""
     if config.name == "kmeans":
         for count in config.num_clusters:
             generator = torch.Generator().manual_seed(seed)
@@ -59,7 +60,7 @@ def candidates(rows: Tensor, config: ClusteringConfig, seed: int) -> Iterator[La
 
 
 def merged(rows: Tensor, config: ClusteringConfig, seed: int) -> Iterator[Labels]:
-    """Yield Ward's clusters of the centroids of k-means, or of the rows themselves if those are fewer."""
+    """Yield Ward's clusters of k-means centroids, or of the rows themselves if there are few enough."""
     members: Labels = np.arange(len(rows))
     centroids = rows
     if len(rows) > config.num_centroids:
@@ -73,7 +74,7 @@ def merged(rows: Tensor, config: ClusteringConfig, seed: int) -> Iterator[Labels
 
 
 def neighbors(rows: Tensor, count: int) -> tuple[Labels, Labels, Weights]:
-    """Return the edges of each row to the `count` nearest others: rows (E,), neighbours (E,), cosines (E,).
+    """Return the edges of each row to its `count` nearest rows: rows (E,), neighbours (E,), cosines (E,).
 
     Edges with a cosine of 0 or less are left out. Cost: N * N * D operations.
     """
@@ -86,7 +87,7 @@ def neighbors(rows: Tensor, count: int) -> tuple[Labels, Labels, Weights]:
         for first in range(0, len(rows), BLOCK_SCORES // ROWS_AT_ONCE):
             part = rows[first : first + BLOCK_SCORES // ROWS_AT_ONCE].float()
             scores = block @ part.T
-            scores.diagonal(start - first).fill_(-torch.inf)  # the rows themselves, if they are in this part
+            scores.diagonal(start - first).fill_(-torch.inf)  # exclude each row itself
             numbers = torch.arange(first, first + len(part), device=rows.device).expand(len(block), -1)
             best = torch.cat([values, scores], 1).topk(min(count, values.shape[1] + len(part)), dim=1)
             values, found = best.values, torch.cat([found, numbers], 1).gather(1, best.indices)
@@ -99,17 +100,17 @@ def neighbors(rows: Tensor, count: int) -> tuple[Labels, Labels, Weights]:
 
 
 def infomap(count: int, sources: Labels, targets: Labels, weights: Weights, seed: int) -> Labels:
-    """Return modules of the graph by the map equation (Rosvall and Bergstrom, 2008), on one level."""
+    """Return the modules of a graph by the map equation (Rosvall and Bergstrom, 2008), on one level."""
     package = importlib.import_module("infomap")
     network = package.Infomap(two_level=True, silent=True, seed=seed + 1)
     network.add_links(list(zip(sources.tolist(), targets.tolist(), weights.tolist(), strict=True)))
     network.run()
     found = dict(network.modules)
-    return renumbered(np.array([found.get(i, len(found) + i) for i in range(count)]))  # without edges: alone
+    return renumbered(np.array([found.get(i, len(found) + i) for i in range(count)]))  # no edges: alone
 
 
 def check_packages(config: ClusteringConfig) -> None:
-    """Raise ValueError where the package is missing that only `infomap` needs."""
+    """Raise ValueError if `infomap` is chosen and its package is missing."""
     if config.name == "infomap" and importlib.util.find_spec("infomap") is None:
         raise ValueError(
             "clustering.name is 'infomap', which needs a package that is not installed: `pip install "
@@ -118,7 +119,7 @@ def check_packages(config: ClusteringConfig) -> None:
 
 
 def renumbered(labels: npt.NDArray[Any]) -> Labels:
-    """Return labels as 0, 1 ... in their order; -1 stays."""
+    """Return the labels renumbered as 0, 1 ... in ascending order; -1 stays."""
     names, places = np.unique(labels, return_inverse=True)
     return (places - int(names[0] < 0)).astype(np.int64)
 
@@ -126,9 +127,10 @@ def renumbered(labels: npt.NDArray[Any]) -> Labels:
 def silhouette(rows: Tensor, labels: Labels) -> float:
     """Return the mean silhouette of rows against centroids, -1 to 1, higher is better; needs no labels.
 
-    (b - a) / max(a, b) for a, b the cosine distances to the own and the nearest other centroid; 0 for a row
-    alone in its cluster. The own centroid is that of the others in it: with the row itself, more clusters
-    would always be better. One pass over N * K scores (Rousseeuw, 1987, with centroids for members).
+    The silhouette of a row is (b - a) / max(a, b), where a is the cosine distance to its own centroid and b
+    the distance to the nearest other centroid; it is 0 for a row alone in its cluster. The own centroid
+    leaves out the row itself, because more clusters would otherwise always be better. Takes one pass over
+    N * K scores (Rousseeuw, 1987, with centroids instead of members).
     """
     places = torch.from_numpy(labels).to(rows.device)
     counts = torch.bincount(places)
@@ -149,7 +151,7 @@ def silhouette(rows: Tensor, labels: Labels) -> float:
 
 
 def drop_small_clusters(labels: Labels, min_members: int) -> Labels:
-    """Drop small clusters: their rows get -1. Raises ValueError where none is left."""
+    """Give rows of small clusters the label -1, and renumber the rest; raises ValueError if none is left."""
     is_large = np.bincount(labels) >= min_members
     if not is_large.any():
         raise ValueError(
@@ -160,13 +162,13 @@ def drop_small_clusters(labels: Labels, min_members: int) -> Labels:
 
 
 def agreement(labels: Labels, others: Labels) -> float | None:
-    """Return the normalised mutual information of two labellings (N,), 0 to 1, of rows that have both."""
+    """Return the normalised mutual information of two labellings (N,), 0 to 1, over rows with both labels."""
     is_both = (labels >= 0) & (others >= 0)
     return float(normalized_mutual_info_score(labels[is_both], others[is_both])) if is_both.any() else None
 
 
 def purity(labels: Labels, truth: Labels) -> float | None:
-    """Return the share of rows, of those that have both, whose cluster mostly holds their speaker."""
+    """Return the share of rows (with both labels) whose speaker is the most frequent one in their cluster."""
     is_both = (labels >= 0) & (truth >= 0)
     if not is_both.any():
         return None

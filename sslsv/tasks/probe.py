@@ -1,12 +1,12 @@
-"""Tell a label, such as language, emotion, gender, age group or speaker, from frozen embeddings.
+"""Predict a label, such as language, emotion, gender, age group or speaker, from frozen embeddings.
 
-The classifier is a multinomial logistic regression on embeddings of whole recordings, each dimension brought
-to mean 0 and deviation 1 over the training list. Labels are names: ages must be given as groups.
+The classifier is a multinomial logistic regression on embeddings of full recordings, with each dimension
+scaled to mean 0 and deviation 1 over the training list. Labels are categories: ages must be given as groups.
 
-A line of a list is `label path` or `label path speaker`, with blanks between the fields; where a label or a
-path holds blanks, tabs. Tables whose first line names these columns are read too. The speaker is a column and
-not read from the folders: in a corpus of languages or emotions the folder often is the label, and such folds
-would part the classes instead of the voices.
+A line of a list is `label path` or `label path speaker`, separated by blanks, or by tabs if a label or path
+contains blanks. Tables whose first line names these columns are read too. Speakers are not derived from
+folders, because in a corpus of languages or emotions the folder is often the label. Such folds would separate
+the labels instead of the speakers.
 """
 
 import warnings
@@ -35,10 +35,10 @@ from sslsv.settings import section
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # of the data against the penalty (C), to choose from
-NUM_FOLDS = 5  # parts of the training list, for the choice
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # values of C to choose from; small C: strong penalty
+NUM_FOLDS = 5  # folds of the training list, used to choose C
 MAX_ITERATIONS = 2000
-FEW_UNITS = 10  # Intervals over draws of so few speakers are too narrow.
+FEW_UNITS = 10  # intervals over draws of so few speakers are too narrow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,20 +46,20 @@ class LabelList:
     """Hold labelled recordings, in the order of the list."""
 
     file: str  # path or URI
-    root: str  # folder that the recordings are below
-    lines: list[int]  # where each recording stands, from 1
+    root: str  # folder that the paths are relative to
+    lines: list[int]  # line of each recording, from 1
     labels: list[str]
     paths: list[str]
-    speakers: list[str]  # empty if the list does not tell them
-    notes: tuple[str, ...] = ()  # as what the list was read
+    speakers: list[str]  # empty if the list names none
+    notes: tuple[str, ...] = ()  # how the list was read
 
     def named(self, rows: Collection[int]) -> str:
-        """Name the first of some recordings, each with the line where it stands."""
+        """Return the first of some recordings as text, each with its line."""
         named = [f"{self.paths[i]} (line {self.lines[i]})" for i in sorted(rows)[:MAX_NAMED]]
         return ", ".join([*named, *["..."] * (len(rows) > MAX_NAMED)])
 
     def counts(self) -> dict[str, int]:
-        """Count recordings, labels and, where they are told, speakers."""
+        """Count recordings, labels and, if they are named, speakers."""
         counts = {"recordings": len(self.paths), "labels": len(set(self.labels))}
         return counts | ({"speakers": len(set(self.speakers))} if self.speakers else {})
 
@@ -75,7 +75,7 @@ class Probe:
         replicates: Annotated[int, Field(ge=0, description="draws for the intervals; 0 = none")] = 1000
 
     def __init__(self, config: Config, root: str, train: str, test: str) -> None:
-        """Read and check both lists; raises ValueError or FileNotFoundError with a sentence."""
+        """Read and check both lists; raises ValueError or FileNotFoundError."""
         self.config = config
         self.lists = [read_label_list(root, name) for name in (train, test)]
         check_lists(*self.lists)
@@ -84,9 +84,9 @@ class Probe:
         return sum(len(each.paths) for each in self.lists)
 
     def run(self, store: EmbeddingStore) -> dict[str, Any]:
-        """Return the probe's part of its result file: metrics, classes, confusion, choice and notes.
+        """Return the probe's part of probe.json: metrics, labels, confusion matrix, chosen C and notes.
 
-        Raises ValueError for recordings that can't be read, and where speakers can't be divided into folds.
+        Raises ValueError for recordings that can't be read, or if speakers can't be divided into folds.
         """
         train, test = self.lists
         rows, test_rows = (_embedded(each, store) for each in self.lists)
@@ -94,12 +94,12 @@ class Probe:
         expected = np.searchsorted(names, test.labels)
         search = GridSearchCV(
             make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITERATIONS)),
-            {"logisticregression__C": STRENGTHS},  # Of equals the first is chosen, the simplest model.
+            {"logisticregression__C": STRENGTHS},  # of equal scores, the first is chosen: the simplest model
             scoring="f1_macro",
             cv=self._folds(truth, train.speakers),
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # A note tells of it.
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a note reports it
             search.fit(rows, truth)
         strength, values = STRENGTHS[search.best_index_], search.cv_results_["mean_test_score"].tolist()
         is_converged = search.best_estimator_[-1].n_iter_.max() < MAX_ITERATIONS
@@ -129,14 +129,14 @@ class Probe:
         }
 
     def _folds(self, truth: Indices, speakers: list[str]) -> list[tuple[Indices, Indices]]:
-        """Return (fitted to, held out) rows, the latter of other speakers where known."""
+        """Return (training, held-out) rows of each fold, without common speakers if speakers are known."""
         groups = np.array(speakers) if speakers else None
         units = np.arange(len(truth)) if groups is None else groups
         count = int(truth.max()) + 1
         fewest = min(len(np.unique(units[truth == label])) for label in range(count))
         kind = StratifiedGroupKFold if speakers else StratifiedKFold
         splitter = kind(min(NUM_FOLDS, fewest), shuffle=True, random_state=0)
-        # Speakers with several labels can't always be divided so that each part has all labels.
+        # If speakers have several labels, some folds may lack a label in their training rows: leave them out.
         folds = [
             (kept, held)
             for kept, held in splitter.split(truth, truth, groups)
@@ -210,8 +210,8 @@ def read_label_list(root: str, name: str) -> LabelList:
 
 
 def check_lists(train: LabelList, test: LabelList) -> None:
-    """Raise ValueError where nothing can be learnt from `train`, or `test` can't tell whether it was."""
-    units: dict[str, set[str]] = defaultdict(set)  # label: its speakers, or else its recordings
+    """Raise ValueError if a classifier can't be trained on `train`, or can't be measured on `test`."""
+    units: dict[str, set[str]] = defaultdict(set)  # label -> its speakers, or recordings if none are named
     for label, unit in zip(train.labels, train.speakers or train.paths, strict=True):
         units[label].add(unit)
     if len(units) < 2:
@@ -256,7 +256,7 @@ def _embedded(item: LabelList, store: EmbeddingStore) -> Floats:
 
 
 def accuracy_and_f1(truth: Indices, predicted: Indices, weights: Floats, num_labels: int) -> dict[str, float]:
-    """Return the accuracy, and the mean F1 of the labels that were spoken or predicted, both 0 to 1.
+    """Return the accuracy, and the mean F1 of the labels that occur or are predicted, both 0 to 1.
 
     `truth` and `predicted` (N,) are label numbers; recording i counts `weights[i]` times.
     """
@@ -274,7 +274,7 @@ def bootstrap(
 ) -> dict[str, Interval]:
     """Return 95 % percentile intervals of `accuracy_and_f1`, over draws of units with replacement.
 
-    `units` (N,) says whose each recording is, 0 to U - 1: what a speaker says succeeds and fails together.
+    `units` (N,) is the speaker of each recording, 0 to U - 1; recordings of a speaker are not independent.
     """
     generator, count = np.random.default_rng(0), int(units.max()) + 1
     found = []

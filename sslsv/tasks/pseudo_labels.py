@@ -1,4 +1,4 @@
-"""Settings of a loop of pseudo-labels: those of its supervised runs, and of the rounds around them."""
+"""Define the settings of a pseudo-label loop: the settings of its supervised runs, and of its rounds."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,36 +13,36 @@ from sslsv.config import Config, load_config
 from sslsv.data.section import channel_of
 from sslsv.settings import ConfigError, Place, apply_overrides, differences, load, locate, refuse_if, section
 
-# Ward's method holds the distances of all pairs: 1.6 GB for so many rows, twice while it works.
+# Ward's method stores the distances of all pairs: 1.6 GB for this many rows, and twice that while it runs.
 MAX_WARD_ROWS = 20_000
 
-# Settings of data that say which utterances there are.
+# Settings of `data` that determine the training utterances.
 _CORPUS = ("root", "train_lists", "held_out_lists", "fraction", "fraction_of")
-# What makes the stages one loop, whose runs are found and compared.
+# Settings that all stages must share, so that their runs can be found and compared.
 _OF_LOOP = ("seed:", "run.", "model.name:", *(f"data.{key}:" for key in _CORPUS))
 _OF_LOOP += ("evaluation.held_out_", "evaluation.validation:", "evaluation.criterion:")
 
-Settings = Annotated[dict[str, Any], Field(description="settings that differ, such as model.margin: 0.5")]
+Settings = Annotated[dict[str, Any], Field(description="changes, such as model.margin: 0.5")]
 
 
 @section
 class ClusteringConfig:
-    """Choose how utterances become pseudo-speakers."""
+    """Choose how utterances are clustered into pseudo-speakers."""
 
     name: Annotated[
         Literal["kmeans", "kmeans_agglomerative", "infomap"],
-        Field(description="infomap finds the number of clusters, on a graph of neighbours"),
+        Field(description="infomap determines the number of clusters itself, on a graph of neighbours"),
     ] = "kmeans"
     num_clusters: Annotated[
         tuple[Annotated[int, Field(ge=2)], ...],
-        Field(min_length=1, description="of several the one with the best silhouette is taken"),
+        Field(min_length=1, description="if there are several, the one with the best silhouette is used"),
     ] = (7500,)
     iterations: Annotated[int, Field(ge=1, description="rounds of k-means")] = 20
     num_centroids: Annotated[
         int, Field(ge=2, le=MAX_WARD_ROWS, description="kmeans_agglomerative: k-means clusters to merge")
     ] = MAX_WARD_ROWS
-    num_neighbors: Annotated[int, Field(ge=1, description="infomap: edges of each utterance")] = 30
-    min_members: Annotated[int, Field(ge=1, description="utterances below which a cluster is left out")] = 4
+    num_neighbors: Annotated[int, Field(ge=1, description="infomap: edges per utterance")] = 30
+    min_members: Annotated[int, Field(ge=1, description="clusters with fewer utterances are left out")] = 4
 
     def __post_init__(self) -> None:
         refuse_if(
@@ -54,29 +54,29 @@ class ClusteringConfig:
 
 @section
 class PseudoLabelConfig(Config):
-    """Hold the settings of a loop: all those of its supervised runs, and those of the rounds."""
+    """Hold the settings of a pseudo-label loop: all settings of its supervised runs, and of its rounds."""
 
-    init: Annotated[Place, Field(description="what embeds first: a run, or a config (x.yml) to train")] = (
+    init: Annotated[Place, Field(description="first encoder: a run, or a config (x.yml) to train")] = (
         "configs/simclr.yml"
     )
     encoders_start_from: Annotated[
         Literal["first", "last", "nothing"],
-        Field(description="weights of a round's encoder: those of init, of the round before, or drawn anew"),
+        Field(description="initial weights of a round's encoder: of init, of the previous round, or new"),
     ] = "first"
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
     num_rounds: Annotated[int, Field(ge=1, description="rounds of embedding, clustering and training")] = 5
     round_patience: Annotated[
-        int | None, Field(ge=1, description="rounds without gain before the last stage; null = all rounds")
+        int | None, Field(ge=1, description="stop after N rounds without gain; null = run all rounds")
     ] = None
     round_settings: Annotated[
-        tuple[Settings, ...], Field(description="of round 1, 2 ...; later rounds have the last of them")
+        tuple[Settings, ...], Field(description="for round 1, 2 ...; later rounds use the last one")
     ] = ()
     large_margin: Annotated[
-        Settings | None, Field(description="of a last stage, from the best round's run; null = none")
+        Settings | None, Field(description="for a last stage from the best round's run; null = no such stage")
     ] = None
     labels: Annotated[
         Place | None,
-        Field(description="`speaker path` list by which reports, and nothing else, judge the clusters"),
+        Field(description="list of `speaker path` lines, used only to evaluate clusters in reports"),
     ] = None
 
     def __post_init__(self) -> None:
@@ -112,7 +112,7 @@ def training_settings(loop: PseudoLabelConfig) -> Config:
 
 
 def stages_of(loop: PseudoLabelConfig) -> list[tuple[Config, Config]]:
-    """Return the settings of each round and of a last stage from its run, lists and weights left open."""
+    """Return each round's settings and those of a last stage after it, without lists and weights."""
     base, given, stages = training_settings(loop), loop.round_settings or ({},), []
     for i in range(max(loop.num_rounds, len(given))):
         of_round = apply_overrides(base, given[min(i, len(given) - 1)])
@@ -129,7 +129,7 @@ def load_loop(path: str | Path, overrides: Sequence[str] = ()) -> PseudoLabelCon
 
 
 def first_config(loop: PseudoLabelConfig, storage: str) -> Config:
-    """Return the settings of the run `round_0` that `init` describes, on the loop's data and validation."""
+    """Return the settings of the run `round_0`, given by `init`, with the loop's data and validation."""
     keys = ("held_out_speakers", "held_out_is_shifted", "validation", "test")
     changes = {
         "seed": loop.seed,
@@ -147,7 +147,7 @@ def first_config(loop: PseudoLabelConfig, storage: str) -> Config:
 def stage_config(stage: Config, storage: str, name: str, train_list: str, init: str | None) -> Config:
     """Return the settings of a stage's run in `storage`, on a list of clusters, from the encoder of `init`.
 
-    Validation keeps to the speakers that it has had: they are held out of the loop's own lists.
+    Validation keeps its speakers: they are held out from the loop's own lists, not from the clusters.
     """
     data = stage.data
     own = (data.held_out_lists or data.train_lists) if stage.evaluation.held_out_speakers else ()
@@ -160,5 +160,5 @@ def stage_config(stage: Config, storage: str, name: str, train_list: str, init: 
 
 
 def is_config_file(init: str) -> bool:
-    """Tell a file of settings from a run."""
+    """Return whether `init` is a config file (otherwise it is a run)."""
     return init.endswith((".yml", ".yaml"))

@@ -1,15 +1,16 @@
-"""Take the rounds of a loop of pseudo-labels: embed, cluster, train; again, from better embeddings.
+"""Run the rounds of a pseudo-label loop; each embeds and clusters utterances, then trains on the clusters.
 
-A loop leaves a folder behind, on a disk or in object storage: `<storage>/<name>/`.
+The folder of a loop is `<storage>/<name>/`, on a disk or in object storage:
 
-loop.yml, lists.json  the resolved settings, and a digest of the lists trained on
-round_0/              the run that `init` describes, if it does
-lists/round_1         `cluster path` lines              lists/round_1.json   what clustering found
-round_1/              the supervised run on that list, complete: checkpoints, metrics.jsonl ...
-large_margin/         the last stage                    rounds.jsonl  a record per stage that has ended
-summary.json, report.html come at the end; embeddings/ is there while a round clusters
+loop.yml, lists.json  the resolved settings, and a digest of the training and validation lists
+round_0/              the run that `init` describes, if `init` is a config
+lists/round_1         `cluster path` lines              lists/round_1.json   statistics of the clustering
+round_1/              the complete supervised run on that list: checkpoints, metrics.jsonl ...
+large_margin/         the last stage                    rounds.jsonl  a record per finished stage
+summary.json          written at the end                report.html   written after each stage
+embeddings/           exists only while a round embeds and clusters
 
-A loop resumes from these files alone.  Each is written atomically, and only after the files that it depends
+A loop resumes from these files alone. Each is written atomically, and only after the files that it depends
 on, so an interrupted stage continues from its last complete file.
 """
 
@@ -36,15 +37,15 @@ from sslsv.tasks.clustering import Labels, agreement, cluster, purity
 from sslsv.tasks.pseudo_labels import PseudoLabelConfig, first_config, is_config_file, stage_config, stages_of
 
 Record = dict[str, Any]
-# The entry point of training: it returns the summary of a run, or `{"error": sentence}`.
+# The function that trains a run: it returns the summary of the run, or `{"error": message}`.
 Train = Callable[[Config], Record]
 
-PART_UTTERANCES = 2**16  # embedded, and written, at a time: 134 MB of 512 values
+PART_UTTERANCES = 2**16  # utterances embedded and written at a time: 134 MB at 512 values each
 LARGE_MARGIN = "large_margin"
 
 
 class Loop:
-    """Take the stages of a loop that are left; `train` is called for each run that is not finished."""
+    """Run the remaining stages of a loop; `train` is called for each unfinished run."""
 
     def __init__(self, config: PseudoLabelConfig, folder: RunFolder, train: Train) -> None:
         self.config, self.folder, self.train = config, folder, train
@@ -52,9 +53,9 @@ class Loop:
         self.records: list[Record] = folder.records("rounds.jsonl")
 
     def run(self, notice: Callable[[Record], None] = lambda record: None) -> Record:
-        """Take what is left of the rounds and the last stage; return the summary; `notice` gets each record.
+        """Run the remaining rounds and the last stage, pass each record to `notice`, return the summary.
 
-        Raises Failed for a training that failed, and where utterances can't be clustered.
+        Raises Failed if a training fails or utterances can't be clustered.
         """
         config = self.config
         while len(self.rounds) < config.num_rounds and not self.has_stopped:
@@ -69,12 +70,12 @@ class Loop:
 
     @property
     def rounds(self) -> list[Record]:
-        """Return the records of the rounds that have ended."""
+        """Return the records of the finished rounds."""
         return [record for record in self.records if record["stage"] != LARGE_MARGIN]
 
     @property
     def has_stopped(self) -> bool:
-        """Tell whether as many rounds in a row as the settings allow have brought no gain."""
+        """Return whether the last `round_patience` rounds have brought no gain."""
         patience, rounds = self.config.round_patience, self.rounds
         return bool(patience and rounds and len(rounds) - 1 - rounds.index(best_of(rounds)) >= patience)
 
@@ -83,7 +84,7 @@ class Loop:
         return below(self.folder.location, name)
 
     def note(self, record: Record, notice: Callable[[Record], None]) -> None:
-        """Write down that a stage has ended."""
+        """Record that a stage has finished."""
         self.records.append(record)
         self.folder.write_records("rounds.jsonl", self.records)
         notice(record)
@@ -94,14 +95,14 @@ class Loop:
         source = self.place(f"round_{number - 1}") if number > 1 else first
         train_list = f"lists/{stage}"
         found = self.cluster(number, train_list, source)
-        torch.cuda.empty_cache()  # which this process would keep from the training
+        torch.cuda.empty_cache()  # frees memory for the training, which may be another process
         init = {"nothing": None, "first": first, "last": source}[config.encoders_start_from]
         settings, _ = stages_of(config)[number - 1]
         run = stage_config(settings, self.folder.location, stage, self.place(train_list), init)
         return {"stage": stage, "source": source, **found, **self.train_run(run, train_list)}
 
     def take_large_margin(self) -> Record:
-        """Train the best round's run further, with its list and its classes."""
+        """Train a last stage from the best round's run, with its list and its classes."""
         best = best_of(self.rounds)
         source, train_list = self.place(best["stage"]), best["list"]
         _, settings = stages_of(self.config)[self.rounds.index(best)]
@@ -109,7 +110,7 @@ class Loop:
         return {"stage": LARGE_MARGIN, "source": source, **self.train_run(run, train_list)}
 
     def first_source(self) -> str:
-        """Return the run that embeds first, trained if `init` describes it."""
+        """Return the run with the first encoder, after training it if `init` is a config."""
         if not is_config_file(self.config.init):
             return absolute(self.config.init)
         self.train_run(first_config(self.config, self.folder.location))
@@ -137,11 +138,11 @@ class Loop:
         return record | (self.gated(folder, train_list) if train_list is not None else {})
 
     def gated(self, folder: RunFolder, train_list: str) -> Record:
-        """Return what the gate of a run did with each utterance the last time; empty without a gate."""
+        """Return the shares of utterances that a run's gate kept and corrected last; empty without a gate."""
         model = read_checkpoint(folder, find_checkpoint(folder, "last")).model
         if "gate.outcomes" not in model:
             return {}
-        outcomes = model["gate.outcomes"].numpy()  # in the order of the list, which is that of the corpus
+        outcomes = model["gate.outcomes"].numpy()  # list and corpus have the same order
         record: Record = {
             "kept": float((outcomes == KEPT).mean()),
             "corrected": float((outcomes == CORRECTED).mean()),
@@ -153,7 +154,7 @@ class Loop:
         return record
 
     def cluster(self, number: int, train_list: str, source: str) -> Record:
-        """Write the list of a round, if it is not there, and return what clustering found."""
+        """Write the list of a round unless it exists, and return the statistics of the clustering."""
         if not self.folder.has(train_list):
             start = time.monotonic()
             rows, unreadable = self.embed(number, source)
@@ -182,11 +183,11 @@ class Loop:
     def embed(self, number: int, source: str) -> tuple[Tensor, dict[int, str]]:
         """Return unit embeddings (N, D), float16, of all training utterances, and why some can't be read.
 
-        What an interrupted command has written is taken as it is.
+        Embeddings that an interrupted command has written are reused.
         """
         device = "cpu" if self.config.resources.gpu is False else None
         paths, encoder = self.manifest.paths, SpeakerEncoder.load(source, device=device)
-        start = f"embeddings/{number}_{encoder.identity}"  # parts of an encoder that was replaced are others
+        start = f"embeddings/{number}_{encoder.identity}"  # parts of another encoder have other names
         parts = {f"{start}_{i:09d}.npz": i for i in range(0, len(paths), PART_UTTERANCES)}
         if missing := [name for name in parts if not self.folder.has(name)]:
             count = min(len(missing) * PART_UTTERANCES, len(paths))
@@ -206,7 +207,7 @@ class Loop:
         return torch.cat(halves), unreadable
 
     def describe(self, labels: Labels, number: int) -> Record:
-        """Return sizes of clusters, from labels (N,), and how alike they are to those of the round before."""
+        """Return cluster sizes for labels (N,), and their agreement with the previous round and `labels`."""
         sizes = np.bincount(labels[labels >= 0])
         record: Record = {
             "clusters": len(sizes),
@@ -223,18 +224,18 @@ class Loop:
         return record
 
     def truth(self) -> Labels:
-        """Return who speaks, by the list that the settings name for reports; -1 where it does not tell."""
+        """Return each utterance's speaker (N,) by the list `labels`, for reports only; -1 if unknown."""
         return self.labels_of(find_list(self.config.data.root, str(self.config.labels)))
 
     def labels_of(self, file: str) -> Labels:
-        """Return the number of the speaker, by a train list, of each training utterance (N,); -1 for none."""
+        """Return the number of each utterance's speaker (N,) in a train list; -1 if it is not listed."""
         labelled = read_train_lists(self.config.data.root, [file])
         known = dict(zip(labelled.paths, labelled.speakers.tolist(), strict=True))
         return np.array([known.get(path, -1) for path in self.manifest.paths])
 
 
 def best_of(records: Sequence[Record]) -> Record:
-    """Return the record with the best value, the first of equals; without values, the last."""
+    """Return the record with the best value, the first of equal ones; without values, the last record."""
     valued = [record for record in records if record["value"] is not None]
     best = valued[0] if valued else records[-1]
     for record in valued:

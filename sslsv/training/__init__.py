@@ -1,1 +1,1 @@
-"""Train: the loop, one step, its state, validation, optimizer and schedules."""
+"""The training loop, one training step, its state, validation, optimizer and schedules."""

@@ -1,4 +1,4 @@
-"""Embed all training utterances, which a method may ask for between two epochs."""
+"""Embed all training utterances for methods that need them between two epochs."""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ from sslsv.models.base import CorpusSize, Model
 from sslsv.ops import distributed
 from sslsv.training.step import move
 
-MEASURED = 200  # utterances whose length is looked up, for an estimate of all
-BLOCK_CROPS = 64  # Crops of a forward pass: embeddings depend on it in the last bit, so it is fixed.
+MEASURED = 200  # utterances whose length is read to estimate the total
+BLOCK_CROPS = 64  # crops per forward pass; fixed, because the last bit of embeddings depends on it
 
 
 class TrainingCorpus:
@@ -30,11 +30,11 @@ class TrainingCorpus:
     def __init__(self, manifest: Manifest, config: Config, device: torch.device) -> None:
         self.manifest, self.config, self.device = manifest, config, device
         self.size = CorpusSize(len(manifest), manifest.num_speakers * config.data.classes_per_speaker)
-        # Shared once for each kind of crop: what a sent reference refers to is never freed.
+        # One maker per kind of crop, shared only once: Ray never frees an object whose reference was sent.
         self._makers: dict[tuple[float, bool], Any] = {}
 
     def hours(self) -> float:
-        """Estimate the hours of speech from the lengths of some utterances; exact where there are few."""
+        """Estimate the hours of speech from the lengths of `MEASURED` utterances at most, evenly spaced."""
         recordings, paths = open_recordings(self.config.data.root), self.manifest.paths
         seconds: list[float] = []
         for path in paths[:: -(-len(paths) // MEASURED)]:
@@ -43,7 +43,7 @@ class TrainingCorpus:
         return len(paths) * sum(seconds) / max(len(seconds), 1) / 3600
 
     def batches(self, plan: Plan, maker: Any, first_step: int, last_step: int) -> Iterator[Batch]:
-        """Yield this worker's share of the batches of some steps, made by Ray Data; see `train_batches`."""
+        """Yield this worker's share of steps first_step .. last_step (exclusive); see `train_batches`."""
         resources = self.config.resources
         return train_batches(
             plan,
@@ -60,11 +60,11 @@ class TrainingCorpus:
 
     @torch.no_grad()
     def embed(self, model: Model, *, seconds: float = 4.0, clean: bool = True) -> Tensor:
-        """Return `model.embed` of one crop of each utterance, (N, D) float32 on the CPU, the same everywhere.
+        """Return `model.embed` of one crop per utterance, (N, D) float32 on the CPU, equal on all workers.
 
-        An utterance's crop is the same in every epoch. Workers embed whole blocks of `BLOCK_CROPS` crops,
-        the same blocks for any number of workers, so rows are the same bit for bit on CPUs. `clean` crops are
-        neither augmented nor sped up.
+        An utterance's crop is the same in every epoch. Workers embed full blocks of `BLOCK_CROPS` crops. The
+        blocks do not depend on the number of workers, so on CPUs the rows do not either, bit for bit. `clean`
+        crops are neither augmented nor changed in speed.
         """
         data, key = self.config.data, (seconds, clean)
         if clean:

@@ -1,4 +1,4 @@
-"""Start a run from the encoder of another, or from another project's weights: fine-tuning, stages."""
+"""Start a run from the encoder of another run or from pretrained weights, to fine-tune or train in stages."""
 
 import dataclasses
 import os
@@ -19,10 +19,10 @@ from sslsv.models.base import Model
 
 
 def load_source(config: Config) -> tuple[Any, Model | None] | None:
-    """Return the encoder that a new run starts from, and the model around it if it is a run's; on the CPU.
+    """Return the encoder that a new run starts from and, if a run is the source, its model; on the CPU.
 
-    None if neither `encoder.init` nor `encoder.weights` (which some encoders have) is set. Raises ValueError
-    or FileNotFoundError, with a sentence, if it does not exist or is another kind of encoder.
+    Returns None if neither `encoder.init` nor `encoder.weights` (which only some encoders have) is set.
+    Raises ValueError or FileNotFoundError if the source does not exist or has another kind of encoder.
     """
     if config.encoder.source() is None:
         return None
@@ -30,8 +30,8 @@ def load_source(config: Config) -> tuple[Any, Model | None] | None:
 
 
 def _trained_encoder(config: Config) -> tuple[Any, Model | None]:
-    # The encoder is the one that gives the run's embeddings, such as a teacher's, by the checkpoint that
-    # validation chose.
+    # Take the encoder that produces the run's embeddings, possibly the teacher's, from the best checkpoint
+    # (the last one if nothing was validated).
     place = str(config.encoder.init)
     if place.endswith(".safetensors"):
         model, network = None, load_encoder(place)
@@ -41,14 +41,14 @@ def _trained_encoder(config: Config) -> tuple[Any, Model | None]:
             print(f"encoder.init: {note}", file=sys.stderr)
         model = source.model
         network = model.get_submodule(model.embedder)
-    encoder: Any = getattr(network, "encoder", network)  # a method may put a network of its own around it
+    encoder: Any = getattr(network, "encoder", network)  # some methods wrap the encoder
     encoder.merge()
     check_same_encoder(f"encoder.init is {place}", encoder.config, config.encoder)
     return encoder, model
 
 
 def check_same_encoder(source: str, theirs: Any, ours: Any) -> None:
-    """Raise ValueError, which begins with `source`, unless settings of training alone differ."""
+    """Raise ValueError, beginning with `source`, if the encoders differ in more than training settings."""
     old, new = dataclasses.asdict(theirs), dataclasses.asdict(ours)
     free = registry.find("encoders", theirs.name).training_settings
     for key in dict.fromkeys([*new, *old]):
@@ -66,7 +66,7 @@ def _pretrained_encoder(config: Config) -> Any:
             f"encoder.weights is {settings.weights}, but there is no such file; nothing is downloaded, so "
             "fetch it first"
         )
-    with torch.random.fork_rng(devices=[]):  # the pooling is the one that the model has drawn
+    with torch.random.fork_rng(devices=[]):  # draws the same pooling weights as the model
         encoder = build_encoder(config)
     try:
         encoder.load_weights(read_weights(settings.weights))
@@ -82,13 +82,13 @@ def _pretrained_encoder(config: Config) -> Any:
 def read_weights(path: str) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file, or of dictionaries that `torch.save` wrote, on the CPU.
 
-    Names of nested dictionaries are joined: `model.encoder.conv.weight`. Nothing in a file is executed. Other
-    files raise a ValueError whose message continues a sentence that begins with the file's name.
+    Keys of nested dictionaries are joined: `model.encoder.conv.weight`. Nothing in a file is executed. Raises
+    ValueError for other files; the caller puts the name of the file in front of its message.
     """
     try:
         is_plain = path.endswith(".safetensors")
         content = load_file(path) if is_plain else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise nearly anything
+    except Exception as error:  # a damaged file may raise almost any error
         raise ValueError(f"can't be read as weights ({' '.join(str(error).split())[:150]})") from error
     return dict(_flattened(content, ""))
 

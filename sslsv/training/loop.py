@@ -1,4 +1,4 @@
-"""Train on one worker, top to bottom; `cluster/worker.py` starts it, or a search runs it directly."""
+"""Run the training loop of one worker, called by `cluster/worker.py` or directly by a search."""
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
@@ -26,13 +26,13 @@ from sslsv.training.meter import Meter
 from sslsv.training.state import build_state, checkpoint_of, restore_state, wrap_model
 from sslsv.training.step import take_step
 
-# Target size of one execution of Ray Data (at least an epoch): each start costs 0.25 s, but every worker
-# keeps the sample order of the whole execution in memory.
+# Target size of one execution of Ray Data, which has at least one epoch. Each start costs 0.25 s, but every
+# worker keeps the sample order of the entire execution in memory.
 MAX_SPAN_STEPS, MAX_SPAN_SAMPLES = 4096, 2**20
 
-REPLICATES = 1000  # draws of speakers for the intervals of the last tests, as in an evaluation
+REPLICATES = 1000  # bootstrap draws for the intervals of the final tests, as in `sslsv evaluate`
 
-# Steps between two agreements on whether to stop: on GPUs each one waits for all queued work.
+# Steps between two exchanges on whether to stop; on GPUs, each exchange waits for all queued work.
 ASK_EVERY_STEPS = {"cpu": 1, "cuda": 8}
 
 
@@ -41,10 +41,10 @@ class Interrupted(RuntimeError):
 
 
 class Training:
-    """Train one run to its end, from the newest sound checkpoint in its folder, if there is one.
+    """Train one run to its end, starting from the newest undamaged checkpoint in its folder, if there is one.
 
-    `asked_to_stop` returns why this worker should stop early, or None.  If any worker should, all save and
-    raise Interrupted after the same step.
+    `asked_to_stop` returns why this worker should stop early, or None. If any worker returns a reason, all
+    workers save and raise Interrupted after the same step.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Training:
         asked_to_stop: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.config, self.folder, self.device, self.asked_to_stop = config, folder, device, asked_to_stop
-        # Numbers of the files that this worker could not read since the last record.
+        # Indices of the files that this worker could not read since the last record.
         self.unreadable: dict[str, set[int]] = {"utterances": set(), "bank_files": set()}
         validation.start_together(self.open)
         self.total_steps = config.train.epochs * self.plan.steps_per_epoch
@@ -90,7 +90,7 @@ class Training:
         self.maker = ViewMaker(self.manifest, model.views, config.data, config.seed, model.needs_labels)
 
     def describe(self) -> dict[str, Any]:
-        """Return what is trained, on what and where, for the report."""
+        """Return the sizes of model and corpus, and the environment, for the report."""
         model = self.state.model
         parts = {"parameters": model, "encoder_parameters": model.get_submodule(model.embedder)}
         return {
@@ -103,9 +103,9 @@ class Training:
         }
 
     def run(self, until_epoch: int | None = None) -> dict[str, Any]:
-        """Train to the end and return the summary (what `summary.json` holds).
+        """Train to the end and return the summary (the content of `summary.json`).
 
-        With an epoch before the end, which must be one with a validation, train up to it and return nothing.
+        If `until_epoch` is before the end, train up to it and return {}; this epoch must have a validation.
         """
         state, steps_per_epoch = self.state, self.plan.steps_per_epoch
         last_step = min((until_epoch or self.config.train.epochs) * steps_per_epoch, self.total_steps)
@@ -134,7 +134,7 @@ class Training:
         return summary
 
     def batches(self) -> Generator[dict[str, Tensor], None, None]:
-        """Yield this worker's share of every global batch that is still to come."""
+        """Yield this worker's share of every remaining global batch."""
         maker = share(self.maker)
         span = steps_at_once(self.config.train.batch_size, self.plan.steps_per_epoch)
         step = self.state.step
@@ -144,7 +144,7 @@ class Training:
             step = last
 
     def next_batch(self, batches: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Wait for the next batch, and note the files in it that could not be read."""
+        """Wait for the next batch, and record the files in it that could not be read."""
         with self.meter.spent_on("waiting"):
             batch = next(batches)
         for column, kind in (("bad_utterance", "utterances"), ("bad_bank_file", "bank_files")):
@@ -166,7 +166,7 @@ class Training:
     def leave(self) -> NoReturn:
         """Wait until the checkpoint of this step is in the run's folder, then raise Interrupted."""
         self.checkpoints.wait()
-        distributed.barrier()  # Ray stops all workers at the first exception: wait until all have written.
+        distributed.barrier()  # Ray stops all workers at the first exception, so wait until all have written.
         reasons = filter(None, distributed.gather_objects(self.asked_to_stop()))
         raise Interrupted(f"step {self.state.step}: {next(reasons, 'asked to stop')}")
 
@@ -196,7 +196,7 @@ class Training:
                     self.checkpoints.save(checkpoint_of(state, config))
 
     def merge_skipped(self) -> None:
-        """Exchange the lists of unreadable files between workers; stop if too many utterances are bad."""
+        """Exchange unreadable files between workers; raises TrainingError if too many utterances are bad."""
         for kind in ("utterances", "bank_files"):
             known, found = self.state.skipped[kind], distributed.gather_objects(self.unreadable[kind])
             self.unreadable[kind] = set()
@@ -209,9 +209,9 @@ class Training:
     def summarize(self) -> dict[str, Any]:
         """Return test metrics of the last and the best checkpoint, counts, time and environment.
 
-        With test lists, the best weights are in `state.model` afterwards.
+        If there are test lists, `state.model` has the best weights afterwards.
         """
-        state, seconds = self.state, self.meter.seconds  # before the tests
+        state, seconds = self.state, self.meter.seconds  # without the tests
         last = validation.test(self.embedder, self.tests, state, REPLICATES)
         best: dict[str, Any] = {}
         if state.best_step is not None:
@@ -220,7 +220,7 @@ class Training:
             if state.best_step == state.step:
                 best |= last
             elif self.tests:
-                name = None  # stays so where the file is damaged or gone
+                name = None  # stays None if the file is damaged or missing
                 if distributed.is_main():
                     with contextlib.suppress(ValueError):
                         name = find_checkpoint(self.folder, "best")
@@ -243,7 +243,7 @@ class Training:
 
 
 def is_any_asked(is_asked: bool, step: int, device: torch.device) -> bool:
-    """Return, equally on all workers, whether any was asked to stop.  All must call it after every step."""
+    """Return, on all workers alike, whether any was asked to stop; all must call this after every step."""
     if distributed.world_size() == 1:
         return is_asked
     if step % ASK_EVERY_STEPS.get(device.type, 1) != 0:
@@ -252,6 +252,6 @@ def is_any_asked(is_asked: bool, step: int, device: torch.device) -> bool:
 
 
 def steps_at_once(batch_size: int, steps_per_epoch: int) -> int:
-    """Return the steps of one execution of Ray Data: whole epochs."""
+    """Return the number of steps of one execution of Ray Data, a multiple of the steps of an epoch."""
     most = min(MAX_SPAN_STEPS, MAX_SPAN_SAMPLES // batch_size)
     return max(most // steps_per_epoch, 1) * steps_per_epoch

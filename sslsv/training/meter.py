@@ -1,4 +1,4 @@
-"""Measure the training loop: averages of the steps' numbers, speed, share of the time waiting for data."""
+"""Measure the training loop: averages of step metrics, speed, and share of time spent waiting for data."""
 
 import contextlib
 import time
@@ -14,7 +14,7 @@ from sslsv.runs.checkpoint import Position
 
 
 class Meter:
-    """Average the numbers of steps; tensors are read only in `record`, because reading stalls a GPU."""
+    """Average the metrics of steps; tensors are read only in `record`, because reading stalls a GPU."""
 
     def __init__(self, plan: Plan, total_steps: int, position: Position) -> None:
         self.plan, self.total_steps = plan, total_steps
@@ -31,7 +31,7 @@ class Meter:
 
     @contextlib.contextmanager
     def spent_on(self, what: Literal["waiting", "pause"]) -> Iterator[None]:
-        """Count the time inside as waiting for data, or as a pause: validation, reports, checkpoints."""
+        """Count the time in the context as waiting for data, or as a pause (validation, tests, saving)."""
         start = time.monotonic()
         yield
         self.seconds_of[what] += time.monotonic() - start
@@ -46,14 +46,14 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """Return seconds of this run so far, restarts included."""
+        """Return the training time of this run so far, in seconds, over all restarts."""
         return self.seconds_before + time.monotonic() - self.start
 
     def record(self) -> dict[str, Any]:
         """Return averages since the last record over steps and workers, and speed; start the next interval.
 
-        Speed and `data_wait_share` are of the time without pauses.  Every worker must call it at the same
-        step: it averages over workers.
+        Speed and `data_wait_share` exclude pauses. Every worker must call this at the same step, because
+        values are averaged over workers.
         """
         keys = sorted(self.sums)
         local_means = torch.stack([self.sums[key] for key in keys]) / self.steps

@@ -1,4 +1,4 @@
-"""Build the optimiser, LARS among them, say its learning rate at each step, and clip gradients."""
+"""Build the optimiser (including LARS), compute the learning rate of each step, and clip gradients."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from torch.optim.optimizer import ParamsT
 
 from sslsv.config import OptimizerConfig, ScheduleConfig
 
-TRUST_COEFFICIENT = 1e-3  # of LARS: norm of a step over that of the weights, at a learning rate of 1
+TRUST_COEFFICIENT = 1e-3  # LARS: norm of a step relative to the weights, at a learning rate of 1
 
 
 class LARS(torch.optim.Optimizer):
@@ -18,7 +18,7 @@ class LARS(torch.optim.Optimizer):
 
     update = grad + weight_decay * w;  update *= TRUST_COEFFICIENT * |w| / |update|;  then momentum.
     Groups with `adapts: False` are plain momentum SGD. Source: You, Gitman, Ginsburg 2017 (arXiv 1708.03888),
-    eq. 6, in the form that SSL papers use (the decayed gradient is what gets normalised).
+    eq. 6, in the form that SSL papers use (normalisation after the weight decay is added).
     """
 
     def __init__(self, params: ParamsT, lr: float, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
@@ -38,7 +38,7 @@ class LARS(torch.optim.Optimizer):
                 weight_norms = torch.stack(torch._foreach_norm(weights))
                 update_norms = torch.stack(torch._foreach_norm(updates))
                 ratios = TRUST_COEFFICIENT * weight_norms / update_norms
-                # A tensor of zeros has no scale to keep: it takes a plain step.
+                # A tensor of zeros has no scale, so it takes a plain step.
                 ratios = torch.where((weight_norms > 0) & (update_norms > 0), ratios, torch.ones_like(ratios))
                 torch._foreach_mul_(updates, list(ratios.unbind()))
             for weight in weights:
@@ -51,7 +51,7 @@ class LARS(torch.optim.Optimizer):
 
 
 def build_optimizer(groups: Sequence[Mapping[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Return the optimizer of a model's groups (`Model.parameter_groups`); ValueError when they are empty."""
+    """Return the optimizer for a model's `parameter_groups`; raises ValueError if nothing is trainable."""
     trainable = [p for group in groups for p in group["params"]]
     if not trainable:
         raise ValueError(
@@ -64,7 +64,7 @@ def build_optimizer(groups: Sequence[Mapping[str, Any]], config: OptimizerConfig
             "weight_decay": config.weight_decay if group.get("decays", True) else 0.0,
             "rate_scale": group.get("rate_scale", 1.0),
             "follows_schedule": group.get("follows_schedule", True),
-            "adapts": group.get("decays", True),  # LARS alone reads it
+            "adapts": group.get("decays", True),  # only LARS reads it
         }
         for group in groups
     ]
@@ -80,8 +80,8 @@ def build_optimizer(groups: Sequence[Mapping[str, Any]], config: OptimizerConfig
             optimizer = torch.optim.SGD(
                 settings, lr=lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
             )
-            # The fused kernel refuses a group in which only some tensors have a momentum, as when a method
-            # freezes others at first. With zeros for all, the first step is the same.
+            # The fused kernel refuses a group in which only some tensors have a momentum buffer, which occurs
+            # when a method freezes others at first. Buffers of zeros do not change the first step.
             for parameter in trainable if config.momentum else ():
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
             return optimizer
@@ -90,7 +90,7 @@ def build_optimizer(groups: Sequence[Mapping[str, Any]], config: OptimizerConfig
 
 
 def encoder_rates(groups: Sequence[Mapping[str, Any]], encoder: Any) -> list[dict[str, Any]]:
-    """Return a model's groups, cut where the encoder's factors of the learning rate (`rate_scale`) differ."""
+    """Split a model's groups so that each has one of the encoder's learning-rate factors (`rate_scale`)."""
     scales = {parameter: encoder.rate_scale(name) for name, parameter in encoder.named_parameters()}
     result = []
     for group in groups:
@@ -123,9 +123,9 @@ def learning_rate(
 ) -> float:
     """Return the learning rate of optimiser step `step`, which counts from 0 to `total_steps - 1`.
 
-    The cosines reach `min_learning_rate` exactly at the last step, also after a warm-up; that of
-    `warmup_cosine` starts at `base / warmup_steps` (a step of rate 0 would be wasted) and ends at the base.
-    Steps past the end keep the last rate. It is a pure function: nothing has to be saved or restored.
+    `cosine` and `warmup_cosine` reach `min_learning_rate` exactly at the last step. The warm-up of
+    `warmup_cosine` begins at `base / warmup_steps` (a step of rate 0 would be wasted) and ends at the base.
+    Steps past the end keep the last rate. The function is pure, so nothing has to be saved or restored.
     """
     match config.name:
         case "constant":
@@ -141,7 +141,7 @@ def learning_rate(
             top, lowest = max(warmup_steps - 1, 0), config.min_learning_rate
             share = min((step - top) / max(total_steps - 1 - top, 1), 1.0)
             return lowest + 0.5 * (base_learning_rate - lowest) * (1 + math.cos(math.pi * share))
-        case "warmup_exponential":  # as wespeaker's: it falls from the first step on, also while it rises
+        case "warmup_exponential":  # as in wespeaker: it decays from the first step on, also during warm-up
             share = min(step / max(total_steps - 1, 1), 1.0)
             rise = min((step + 1) / max(round(config.warmup_epochs * steps_per_epoch), 1), 1.0)
             return base_learning_rate * rise * math.pow(config.min_learning_rate / base_learning_rate, share)

@@ -1,4 +1,4 @@
-"""Build the state of a training, save it to a checkpoint, restore it from one."""
+"""Build the training state, convert it to a checkpoint, and restore it from one."""
 
 import inspect
 from dataclasses import dataclass, fields
@@ -21,7 +21,7 @@ from sslsv.training.optim import build_optimizer, encoder_rates
 
 @dataclass(kw_only=True)
 class TrainingState(Position):
-    """Hold what changes during training, the same on every worker (`seconds` on the first one only)."""
+    """Hold all that changes during training, equal on all workers (`seconds` on the first one only)."""
 
     model: Model
     optimizer: torch.optim.Optimizer
@@ -30,14 +30,14 @@ class TrainingState(Position):
 
 
 def build_state(config: Config, size: CorpusSize, device: torch.device) -> TrainingState:
-    """Build the state before the first step, equal on all workers; ValueError for an unsupported setting."""
+    """Build the initial state, equal on all workers; raises ValueError for an unsupported setting."""
     model = build_model(config, size).to(device)
     if config.data.speeds_are_classes and not model.needs_labels:
         raise ValueError(
             f"data.speeds_are_classes is true, but {config.model.name} sees no labels; set it to false"
         )
     if config.train.sync_batchnorm and distributed.world_size() > 1:
-        synchronize_batchnorm(model)  # in place; after the move, because GPUs have a faster kind
+        synchronize_batchnorm(model)  # in place; after the move, because GPUs use a faster class
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)
     groups = encoder_rates(model.parameter_groups(), model.encoder)
@@ -53,7 +53,7 @@ def wrap_model(model: Model, config: Config, device: torch.device) -> nn.Module:
     """Wrap the model for the loop: compile it if asked, average gradients if there are several workers."""
     wrapped: nn.Module = model
     if config.train.compile:
-        # It would be recompiled in every step, because its draws depend on the step.
+        # If compiled, this method would be recompiled in every step, because its draws depend on the step.
         sample = torch.compiler.disable(model.sample_positives)  # type: ignore[no-untyped-call]
         model.sample_positives = sample  # type: ignore[method-assign]
         wrapped = torch.compile(model)  # type: ignore[assignment]
@@ -69,15 +69,15 @@ def average_gradients(network: nn.Module, device: torch.device) -> DistributedDa
     # PyTorch 2.14 deprecates `broadcast_buffers`; 2.8 lacks the new name.
     names = inspect.signature(DistributedDataParallel).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-    # DDP rebuilds its gradient buckets after the first step, which changes the order of additions: a resumed
-    # run would differ in the last bit. `find_unused_parameters=True`, cheap on CPUs, prevents that. On GPUs
-    # the order of NCCL's sums is not guaranteed anyway.
+    # DDP rebuilds its gradient buckets after the first step, which changes the order of additions, so that a
+    # resumed run would differ in the last bit. `find_unused_parameters=True` (cheap on CPUs) prevents this.
+    # On GPUs, NCCL does not guarantee the order of sums anyway.
     is_cpu = device.type == "cpu"
     return DistributedDataParallel(network, find_unused_parameters=is_cpu, **{buffers: False})  # type: ignore[arg-type]
 
 
 def checkpoint_of(state: TrainingState, config: Config) -> Checkpoint:
-    """Return the state as a checkpoint, which shares the state's tensors."""
+    """Return the state as a checkpoint that shares the state's tensors."""
     return Checkpoint(
         config=to_yaml(config),
         corpus_size=(state.size.num_utterances, state.size.num_speakers),
@@ -90,9 +90,9 @@ def checkpoint_of(state: TrainingState, config: Config) -> Checkpoint:
 
 
 def restore_state(state: TrainingState, folder: RunFolder, config: Config) -> None:
-    """Load the newest sound checkpoint of the run, else `encoder.init` or `encoder.weights` if one is set.
+    """Load the run's newest undamaged checkpoint or, without one, `encoder.init` or `encoder.weights`.
 
-    The first worker chooses, so that all load the same file even if the folder changes meanwhile.
+    The first worker chooses the checkpoint, so that all load the same file even if the folder changes.
     """
     name = distributed.broadcast_object(newest_sound_checkpoint(folder) if distributed.is_main() else None)
     if name is None:

@@ -24,10 +24,10 @@ def take_step(
     device: torch.device,
     corpus: Corpus,
 ) -> dict[str, Tensor]:
-    """Update `state` by one step; `network` is its model after `wrap_model`, `batch` this worker's share.
+    """Update `state` by one step; `network` is its wrapped model (`wrap_model`), `batch` this worker's share.
 
-    Returns loss, its terms, gradient norm and learning rate as tensors on the device. Nothing here waits for
-    a GPU, except the scaler of fp16, which checks whether the gradients are finite.
+    Returns loss, its terms, gradient norm and learning rate as tensors on the device. The step does not wait
+    for a GPU, except in the scaler of fp16, which checks whether the gradients are finite.
     """
     total_steps = config.train.epochs * steps_per_epoch
     epoch = state.step // steps_per_epoch
@@ -43,7 +43,7 @@ def take_step(
         batch = {key: move(value, device) for key, value in batch.items()}
     dtype = PRECISIONS[config.train.precision]
     state.optimizer.zero_grad(set_to_none=True)
-    # Draws depend on seed, step and rank alone: a resumed run draws the same.
+    # Random draws depend only on seed, step and rank, so that a resumed run repeats them.
     torch.manual_seed(((config.seed * 1_000_003 + state.step) * 65_537 + distributed.rank()) % 2**63)
     with record_function("forward"), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         output = network(batch, progress)
@@ -68,7 +68,7 @@ def move(tensor: Tensor, device: torch.device) -> Tensor:
     with torch.cuda.stream(_copies(device)):
         moved = tensor.to(device, non_blocking=True)
     torch.cuda.current_stream(device).wait_stream(_copies(device))
-    # This keeps the allocator from reusing the memory before the step has read it.
+    # Keep the allocator from reusing the memory before the step has read it.
     moved.record_stream(torch.cuda.current_stream(device))
     return moved
 

@@ -1,4 +1,4 @@
-"""Validate a training run, test it, and decide whether it goes on."""
+"""Validate and test a training run, and decide whether it continues."""
 
 import contextlib
 import math
@@ -21,14 +21,14 @@ ANOTHER_RUN = "need another run.name; encoder.init=RUN, with this run's folder, 
 
 
 class TrainingError(RuntimeError):
-    """Tell the user why training can't continue; all workers raise it, and a restart would not help."""
+    """Report to the user why training can't continue; all workers raise it, and a restart would not help."""
 
 
 def start_together(prepare: Callable[[], None]) -> None:
-    """Run what may fail on a single worker, such as opening data that its machine lacks.
+    """Run `prepare`, which may fail on a single worker, for example because data is missing on its machine.
 
-    If it does, every worker raises TrainingError, because the others would wait in vain for the one that
-    failed.  If its cause is an OSError, another try may succeed.
+    If it fails, every worker raises TrainingError, because the other workers would otherwise wait for the
+    failed one. If the cause is an OSError, another attempt may succeed.
     """
     problem, cause = None, None
     try:
@@ -45,7 +45,7 @@ def validate(
 ) -> dict[str, Any]:
     """Return EER, minDCF and spread of embeddings on validation trials, and the probe's values.
 
-    Updates `state`: the best value and step, or the number of validations without gain.
+    Updates the best value and step in `state`, or the number of validations without improvement.
     """
     record: dict[str, Any] = {}
     if validation is not None:
@@ -55,7 +55,7 @@ def validate(
         with _stopping_training():
             record |= probe.measure(embedder)
         state.skipped["trial_recordings"].update(probe.bad_recordings)
-    # Machines of different kinds differ in last bits, and all workers must choose alike.
+    # Results differ in the last bits between kinds of machines, but all workers must choose alike.
     record = distributed.broadcast_object(record)
     if criterion := config.evaluation.selection_criterion:
         note_best(record, criterion, state, config)
@@ -64,9 +64,9 @@ def validate(
 
 
 def note_best(record: dict[str, Any], criterion: Criterion, state: TrainingState, config: Config) -> None:
-    """Note in `state` a new best value of the criterion, or one more validation without gain."""
+    """Record in `state` a new best value of the criterion, or one more validation without improvement."""
     value = record[criterion]
-    # Embeddings of a collapsed model are rounding errors in all directions, which look like a high rank.
+    # The embeddings of a collapsed model are rounding errors in all directions, which look like a high rank.
     can_win = not (criterion.startswith("label_free/") and _has_collapsed(record, config))
     if can_win and (state.best_value is None or is_better(criterion, value, state.best_value)):
         state.best_value, state.best_step, state.validations_without_gain = value, state.step, 0
@@ -77,7 +77,7 @@ def note_best(record: dict[str, Any], criterion: Criterion, state: TrainingState
 def test(
     embedder: Embedder, tests: list[TrialSet], state: TrainingState, replicates: int = 0
 ) -> dict[str, float]:
-    """Return metrics of every test list, as `test/<list>/<metric>`; they never choose anything."""
+    """Return the metrics of every test list as `test/<list>/<metric>`; they do not influence training."""
     return {
         f"test/{t.name}/{key}": value
         for t in tests
@@ -103,9 +103,9 @@ def _stopping_training() -> Iterator[None]:
 
 
 def reason_to_stop(record: dict[str, Any], state: TrainingState, config: Config) -> str | None:
-    """Return why to stop now, or None; mark the record of a collapsed model.
+    """Return the reason to stop now, or None; mark the record if the model has collapsed.
 
-    Every worker comes to the same answer, because all hold the same record and state.
+    Every worker returns the same answer, because all have the same record and state.
     """
     collapse = config.train.collapse
     if _has_collapsed(record, config) and collapse.action != "ignore":
@@ -139,7 +139,7 @@ def _spread(record: dict[str, Any]) -> float:
 
 
 def check_finite(record: dict[str, Any], model: nn.Module, config: Config) -> None:
-    """Raise TrainingError when the loss of a record, a mean over all workers, or a weight is not finite."""
+    """Raise TrainingError if the loss of a record (a mean over all workers) or a weight is not finite."""
     norms = torch.stack(torch._foreach_norm([p.detach() for p in model.parameters()]))
     is_broken = not bool(norms.isfinite().all())
     if is_broken or not math.isfinite(record["loss"]):
@@ -153,9 +153,9 @@ def check_finite(record: dict[str, Any], model: nn.Module, config: Config) -> No
 
 
 def check_bad_share(bad_utterances: dict[str, str], seen: int, config: Config) -> None:
-    """Raise TrainingError, with the list, when too large a share of the utterances seen can't be read."""
+    """Raise TrainingError, listing them, if too large a share of the utterances seen can't be read."""
     share = len(bad_utterances) / seen
-    # A single one never stops a run: at the start it would be a large share.
+    # A single bad utterance never stops a run: at the start, it would be a large share.
     if share > config.data.max_bad_share and len(bad_utterances) > 1:
         listed = "\n  ".join(bad_utterances.values())
         raise TrainingError(

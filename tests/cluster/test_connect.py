@@ -1,4 +1,4 @@
-"""Joining and starting Ray, its token, what fits a machine or cluster, and what an autoscaler is asked for."""
+"""Test joining and starting Ray, tokens, what fits a machine or a cluster, and requests to an autoscaler."""
 
 import os
 import socket
@@ -78,7 +78,7 @@ def test_keep_token_private__where_home_cannot_be_written_the_cluster_has_a_toke
 
 @pytest.fixture
 def ray_tmpdir(monkeypatch):
-    """No folder is named for Ray; what a test has chosen is forgotten after it."""
+    """Unset Ray's folder, and restore it after the test."""
     monkeypatch.setenv("RAY_TMPDIR", "")
     monkeypatch.delenv("TMPDIR", raising=False)
     return monkeypatch
@@ -98,7 +98,7 @@ def test_choose_folder__ray_has_its_own_where_one_is_too_deep_for_sockets_or_clo
 
 def test_choose_folder__another_users_is_not_taken(ray_tmpdir):
     ray_tmpdir.setattr(connect.os, "access", lambda *arguments: False)
-    other = os.getuid() + 4_000_000  # Somebody else, this user that is, has made the folder for that one.
+    other = os.getuid() + 4_000_000  # This user has made the folder that belongs to the other user id.
     ray_tmpdir.setattr(connect.os, "getuid", lambda: other)
     with pytest.raises(CapacityError, match=r"is another user's; set RAY_TMPDIR"):
         choose_folder()
@@ -139,10 +139,10 @@ def test_with_device__is_as_set_else_a_gpu_where_there_is_one(gpu, machines, dec
 @pytest.mark.parametrize(
     ("machines", "gpu", "more_cpus", "count"),
     [
-        ([{"CPU": 8.0}], False, 0.0, 2),  # a third would leave no CPU to the data
+        ([{"CPU": 8.0}], False, 0.0, 2),  # a third worker would leave no CPU for the data tasks
         ([{"CPU": 8.0}], False, 1.0, 3),
         ([{"CPU": 3.0}] * 2, False, 0.0, 2),
-        ([{"CPU": 1.9}] * 9, False, 0.0, 0),  # each worker is on one machine
+        ([{"CPU": 1.9}] * 9, False, 0.0, 0),  # a worker cannot span machines
         ([TWO_GPUS, FOUR], True, 0.0, 2),
         ([], False, 9.0, 0),
     ],
@@ -159,7 +159,7 @@ def test_bundles_of__each_worker_has_a_data_process_and_the_others_have_room_any
 
 
 def cluster_of(*free, coming=0):
-    """Machines "0", "1" ... of 3 CPUs with so many left."""
+    """Return machines "0", "1" ... of 3 CPUs, with the given numbers of free CPUs."""
     everything = {str(i): {"CPU": 3.0} for i in range(len(free))}
     left = {str(i): {"CPU": cpus} for i, cpus in enumerate(free)}
     return Cluster(everything, left, set(), coming, has_autoscaler=False)
@@ -167,7 +167,7 @@ def cluster_of(*free, coming=0):
 
 @pytest.fixture
 def waiting(monkeypatch):
-    """Wait for room from look to look, a second apart, the last look for ever; returns what is said and asked."""
+    """Wait for room while cluster states follow each other every second; return messages and requests."""
     said, asked, clock = [], [], Clock()
     resources = ResourcesConfig(workers=(1, 2), cpus_per_worker=2, cpus_per_data_task=1, gpu=False)
 
@@ -198,7 +198,7 @@ def test_wait_for_room__fewer_workers_than_the_machines_hold_start_only_after_a_
         ([cluster_of(0)] * 50 + [cluster_of(3)], 60, True, 1),
         ([cluster_of(0)] * 50 + [cluster_of(3)], 12, False, 1),
         ([cluster_of(0)] + [cluster_of(0, coming=1)] * 50 + [cluster_of(3)], 12, True, 1),
-        ([cluster_of(0, coming=1), cluster_of(0)], 12, False, 1),  # they were not enough
+        ([cluster_of(0, coming=1), cluster_of(0)], 12, False, 1),  # the machines were not enough
     ],
 )
 def test_wait_for_room__is_patient_and_longer_so_while_machines_are_started(

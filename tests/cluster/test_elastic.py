@@ -1,4 +1,4 @@
-"""Workers that come and go with the machines of a cluster, while one run goes on."""
+"""Test a run whose number of workers follows the machines of a cluster."""
 
 import itertools
 import subprocess
@@ -23,8 +23,8 @@ PLACES += ("resources.threads_per_worker=1",)
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_training__one_then_two_then_one_worker_sees_the_batches_of_a_fixed_run(tmp_path, demo_corpus):
-    # The last bit of a gradient depends on who adds what, and training makes that grow, at any two numbers of
-    # workers: a hundred steps later a loss may be 0.2 % off.  So what is compared is before it has grown.
+    # The last bit of a gradient depends on the order of summation, and so on the number of workers. Training
+    # amplifies the difference: a hundred steps later a loss may be 0.2 % off. So early steps are compared.
     options = (*PLACES, "optimizer.learning_rate=1e-4")
     with local_cluster(3) as cluster:
         fixed = Recorded(tmp_path / "a", demo_corpus, "fixed", *options, epochs=50)
@@ -78,14 +78,14 @@ def test_training__a_machine_that_will_be_taken_away_costs_no_step(workers, tmp_
     total = training.folder.metrics()[-1]["step"]
     expected = [(step, 2) for step in range(saved) for _ in range(2)]
     expected += [(step, rest) for step in range(saved, total) for _ in range(rest)]
-    assert steps == expected  # nothing was done twice, by whomever
+    assert steps == expected  # no step was done twice
 
 
 TWO = ("resources.workers=2", "resources.cpus_per_data_task=1", "resources.threads_per_worker=1")
 
 
 def asked_and_there(address):
-    """How many bundles were asked of the autoscaler and not withdrawn, and how many machines there are."""
+    """Return the number of bundles requested from the autoscaler and not withdrawn, and that of machines."""
     status = get_cluster_status(address)
     asked = [len(each.bundles_by_count) for each in status.resource_demands.cluster_constraint_demand]
     return sum(asked), len(status.active_nodes + status.idle_nodes)
@@ -102,7 +102,7 @@ def test_cluster__a_request_waits_where_machines_are_added_and_is_refused_where_
         code, output = huge.wait(timeout=90)
         assert code == 2 and "take 50 CPUs each" in output and "Traceback" not in output, output
         assert time.monotonic() - start < 90 and asked_and_there(address)[0] == 0
-        # The head alone has no room for two processes that embed.
+        # The head alone has no room for two embedding processes.
         options = ("--workers", "2", "--replicates", "0", "--out", str(tmp_path / "evaluation"))
         command = [sys.executable, "-m", "sslsv.evaluate", small_run, *options]
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200)
@@ -113,11 +113,11 @@ def test_cluster__a_request_waits_where_machines_are_added_and_is_refused_where_
         assert code == 0 and "waiting for machines" in output, output
         assert training.folder.read_json("summary.json")["workers"] == 2
         assert asked_and_there(address) == (0, 3)
-        # It fits, but seven data processes want a third machine.
+        # Training fits, but seven data processes need a third machine.
         many = ("resources.data_tasks=7", "resources.cpus_per_data_task=1", "resources.threads_per_worker=1")
         training = Training(tmp_path, demo_corpus, "many", *many, epochs=3)
         code, output = training.wait()
         assert code == 0 and "waiting for machines" not in output, output
-        deadline = time.monotonic() + 60  # it may have come after the training's end
+        deadline = time.monotonic() + 60  # the machine may start after the training's end
         while asked_and_there(address) != (0, 4):
             assert time.monotonic() < deadline, asked_and_there(address)

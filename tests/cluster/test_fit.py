@@ -1,4 +1,4 @@
-"""The command's loop: how many workers, when again, and the sentences at its end; whole runs are in test_faults.py."""
+"""Test the command's loop: number of workers, retries and final messages; test_faults.py has entire runs."""
 
 import dataclasses
 import pickle
@@ -53,7 +53,7 @@ def folder(tmp_path):
         (cluster_of(0.5, 3), None, "there is room for 2 training workers instead of 1"),
         (cluster_of(0.5, 3), ["0", "1"], None),
         (cluster_of(0.5, 1), None, None),
-        (cluster_of(0, 2), None, None),  # the data of a second one would have no CPU
+        (cluster_of(0, 2), None, None),  # the data tasks of a second worker would have no CPU
         (cluster_of(1, 2), None, "there is room for 2 training workers instead of 1"),
     ],
 )
@@ -66,7 +66,7 @@ def test_watch__more_workers_fit_where_the_machines_are_not_known_to_be_full(clu
 
 @pytest.fixture
 def attempts(folder, monkeypatch):
-    """Run the loop over what its attempts come to: a result, or an error to raise; a step is saved before it."""
+    """Run the loop on prepared attempts: each saves one more step, then returns a result or raises."""
 
     def run(*outcomes, max_failures=1, leaving=frozenset()):
         left = list(outcomes)
@@ -94,24 +94,24 @@ DONE = {"step": 9}
 
 
 def test_fit__crashes_are_counted_since_the_last_new_checkpoint(attempts):
-    # A machine is lost now and then: each time the run has got further.
+    # Machines are lost several times; each time the run has made progress.
     assert attempts(*[(step, CRASH) for step in range(5)], (None, DONE))[0] == DONE
     with pytest.raises(WorkerGroupError):
         attempts((9, CRASH), (None, CRASH), (None, DONE))
     with pytest.raises(WorkerGroupError):
         attempts((12, CRASH), (None, DONE), max_failures=0)
     unreadable = WorkerGroupError("", {0: AudioError("21 recordings in a row cannot be read")})
-    with pytest.raises(WorkerGroupError):  # another try would meet the same files
+    with pytest.raises(WorkerGroupError):  # a retry would read the same files
         attempts((15, unreadable), (None, DONE), max_failures=9)
 
 
 def test_fit__workers_that_were_asked_to_stop_found_no_slots_or_lost_a_machine_have_not_crashed(attempts):
     class WorkerGroupStartupTimeoutError(Exception):
-        """As Ray calls it."""
+        """Have the name of Ray's error."""
 
     asked = WorkerGroupError("", {0: ActorDiedError(), 1: Interrupted("step 4: more fit")})
     result, full_machines = attempts(*[(None, asked)] * 5, (None, DONE), max_failures=0)
-    assert result == DONE and full_machines == ["0"]  # two had been running before too
+    assert result == DONE and full_machines == ["0"]  # two workers had been running before too
     timeout = ControllerError(WorkerGroupStartupTimeoutError())
     assert attempts(*[(None, CRASH)] * 5, (None, DONE), max_failures=0, leaving={"0"})[0] == DONE
     assert attempts(*[(None, timeout)] * 5, (None, DONE), max_failures=0)[0] == DONE
@@ -162,9 +162,9 @@ def test_release_reservation__gives_back_the_reservation_of_a_killed_trainer(ray
     group, other = placement_group([{"CPU": 1}]), placement_group([{"CPU": 1}])
     ray.get([group.ready(), other.ready()])
     folder.write(HELD, group.id.hex().encode())
-    for _ in range(2):  # the second time there is nothing to do
+    for _ in range(2):  # the second call has nothing to do
         release_reservation(folder)
-    deadline = time.monotonic() + 20  # Ray tells some moments late what is free
+    deadline = time.monotonic() + 20  # Ray reports free resources with some delay
     while ray.available_resources().get("CPU") != everything - 1 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert ray.available_resources()["CPU"] == everything - 1

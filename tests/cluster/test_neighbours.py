@@ -1,4 +1,4 @@
-"""Waiting threads beside other processes; what it gains is measured by `python -m benchmarks --only neighbours`."""
+"""Test waiting threads next to other processes; `python -m benchmarks --only neighbours` has the gain."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""The batches of a training without Ray."""
+"""Make the batches of a training without Ray."""
 
 from collections.abc import Iterator
 

@@ -15,7 +15,7 @@ def tone(frequency_hz: float, rate: int, seconds: float = 1.5, level: float = 0.
 
 
 def measure_tone(waveform: np.ndarray) -> tuple[float, float]:
-    # Frequency and amplitude of the strongest bin of a windowed spectrum, away from the edges.
+    # Returns frequency and amplitude of the strongest bin of a windowed spectrum, away from the edges.
     middle = waveform[2000:-2000].astype(np.float64)
     window = np.hanning(len(middle))
     spectrum = np.abs(np.fft.rfft(middle * window))
@@ -24,7 +24,7 @@ def measure_tone(waveform: np.ndarray) -> tuple[float, float]:
 
 @pytest.mark.parametrize("rate", [11025, 16000, 48000])
 def test_read__tone_keeps_frequency_and_level_at_any_rate(tmp_path: Path, rate: int) -> None:
-    high = tone(9500, rate, level=0.3) * (rate > 19000)  # cannot be heard at 16 kHz
+    high = tone(9500, rate, level=0.3) * (rate > 19000)  # above the Nyquist frequency of 16 kHz audio
     stereo = np.stack([tone(1000, rate, level=0.6) + high, tone(1000, rate, level=0.4)], axis=1)  # averaged
     soundfile.write(tmp_path / "a.wav", stereo, rate, subtype="PCM_16")
     waveform = read_whole(tmp_path / "a.wav")
@@ -56,7 +56,7 @@ def test_read_int16__of_any_codec_a_crop_has_the_samples_of_the_whole(tmp_path: 
         assert file.is_slow == (name in WHOLE or name == "a.opus")
         for start in (1, 5003, 17001, 28000):
             crop = file.read_int16(start, 3000)
-            # The decoder of mp3 adds floats in another order; without a lead the first would be quite others.
+            # The mp3 decoder sums floats in another order. Without a lead-in, the first samples would differ.
             assert np.abs(crop - whole[start : start + 3000]).max() <= (1 if name.endswith(".mp3") else 0)
 
 
@@ -89,11 +89,11 @@ def test_open_audio__an_mp3_tells_its_length_behind_a_tag_with_pictures(tmp_path
 def test_read_whole__of_any_codec_gives_what_was_written_at_its_place(tmp_path: Path, name: str) -> None:
     written = speech()
     found = read_whole(write_codec(tmp_path, name, written))
-    # Delays of the encoders: these files have no place to tell it, and FFmpeg's wma cuts a frame off.
+    # Encoder delays: these formats cannot store the delay, and FFmpeg's wma drops a frame.
     late = {"a.aac": 1024, "mp3.wav": 1105, "piped.mp3": 1105}.get(name, 0)
     early = {"a.wma": 512}.get(name, 0)
     assert abs(len(found) - len(written)) <= 2048
-    if name in ("a.amr", "a.3gp"):  # This codec keeps the spectrum, not the wave.
+    if name in ("a.amr", "a.3gp"):  # this codec preserves the spectrum, not the waveform
         assert np.std(found) == pytest.approx(np.std(written), rel=0.3)
         return
     found, written = found[late:], written[early:]
@@ -264,7 +264,7 @@ def form(tag: int = 1, channels: int = 1, rate: int = 16000, bits: int = 16) -> 
 
 
 DATA, CHUNK = (b"data", SAMPLES.tobytes()), (b"LIST", b"INFOISFT\x05\0\0\0Lavf\0")
-WAV_FILES = {  # whether the samples can be mapped as they are
+WAV_FILES = {  # file -> whether its samples can be memory-mapped
     "bare": (riff(form(), DATA), True),
     "list before": (riff(form(), CHUNK, DATA), True),
     "odd chunk before": (riff((b"junk", b"abc"), form(), DATA), True),

@@ -52,7 +52,7 @@ def test_bank__reads_what_archives_unpack_where_its_own_folder_is_not_there(
 
 def test_bank__cache_is_bounded_and_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / NOISES).mkdir(parents=True)
-    for i in range(6):  # FLAC: has to be decoded
+    for i in range(6):  # FLAC must be decoded
         noise = np.random.default_rng(i).integers(-9, 9, 100_000).astype(np.int16)
         soundfile.write(tmp_path / f"{NOISES}/{i}.flac", noise, 16000)
     some, none, all_of_it = (bank_of(tmp_path, cache_mb=mb) for mb in (1, 0, 99))
@@ -97,7 +97,7 @@ def test_bank__noises_beyond_what_may_be_mapped_are_read_again(
 @pytest.mark.parametrize("seconds", [0.5, 3.0, 40.0])
 def test_bank__noise_is_a_piece_of_its_file(tmp_path: Path, seconds: float, suffix: str) -> None:
     count = round(16000 * seconds)
-    ramp = (np.arange(count) // 10 - 32000).astype(np.int16)  # a value tells its place, within ten samples
+    ramp = (np.arange(count) // 10 - 32000).astype(np.int16)  # a value shows its position within ten samples
     (tmp_path / NOISES).mkdir(parents=True)
     soundfile.write(tmp_path / f"{NOISES}/a{suffix}", ramp, 16000)
     bank = bank_of(tmp_path)
@@ -122,7 +122,7 @@ def test_bank__bad_file_is_replaced_and_named(tmp_path: Path) -> None:
     draws = [draws_of(number) for number in range(10)]
     first = [bank.draw_noise(each, NOISES, 100) for each in draws]
     assert {file for each in draws for file in each.bad_files} == {0}
-    # Which file had been met before does not change what is drawn.
+    # Draws do not depend on the files that were opened before.
     again = [bank.draw_noise(draws_of(number), NOISES, 100) for number in range(10)]
     assert np.array_equal(first, again)
     (folder / "b.wav").unlink()

@@ -13,7 +13,7 @@ def test_draws__are_philox_at_a_counter() -> None:
     philox = np.random.Philox(key=[5, 0], counter=[0, place, 2, 1])
     wanted = np.random.Generator(philox).random(50).tolist()
     streams = RandomStreams(5)
-    draws, others = streams.draws(1, 2, "noise", 3), streams.draws(9, 2, "noise", 3)  # read in turn
+    draws, others = streams.draws(1, 2, "noise", 3), streams.draws(9, 2, "noise", 3)  # read alternately
     assert [(draws.fraction(), others.fraction())[0] for _ in range(50)] == wanted
 
 

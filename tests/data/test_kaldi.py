@@ -11,7 +11,7 @@ from sslsv.data.lists import find_recordings, read_train_lists, read_trials
 
 @pytest.fixture
 def kaldi(tmp_path: Path) -> Path:
-    """A Kaldi folder below a root with the recordings a/1.wav, a/2.wav, b/1.wav."""
+    """Make a Kaldi folder below a root with the recordings a/1.wav, a/2.wav, b/1.wav."""
     folder = tmp_path / "kaldi"
     for path in ("kaldi", "a", "b"):
         (tmp_path / path).mkdir()

@@ -1,4 +1,4 @@
-"""The table of docs/data.md: every form of a list, and what is read of it or said about it."""
+"""Test the table of docs/data.md: every form of a list, with the result or the message of reading it."""
 
 import codecs
 import contextlib
@@ -142,7 +142,7 @@ TEXT = "jürg a/é.wav\n"
 @pytest.mark.parametrize(
     "content",
     [
-        2 * TEXT.encode("utf-8-sig"),  # lists with marks that were joined
+        2 * TEXT.encode("utf-8-sig"),  # joined lists, each with a byte order mark
         (2 * TEXT).encode("utf-16"),
         codecs.BOM_UTF16_BE + (2 * TEXT).encode("utf-16-be"),
         (2 * TEXT).encode("utf-32"),

@@ -205,7 +205,7 @@ def test_make_trials__labels_are_true_balanced_and_unique(versions: int) -> None
     assert set(trials.versions.tolist()) == set(range(versions))
     entries = list(zip(trials.paths, trials.versions.tolist(), strict=True))
     assert len(set(entries)) == len(entries)
-    # A speaker's two sides are different recordings wherever there are two.
+    # The two recordings of a target trial differ if the speaker has more than one.
     same = [trials.paths[a] == trials.paths[b] for a, b in zip(trials.enrol, trials.test, strict=True)]
     assert all(trials.paths[trials.enrol[j]].startswith("3/") for j in np.flatnonzero(same))
 
@@ -260,7 +260,7 @@ def test_find_recordings__of_a_file_a_folder_or_any_list(root: Path) -> None:
     (root / "c/notes.txt").touch()
     _, (note,) = find_recordings(
         "c", root
-    )  # what is not in the working directory is looked for below the root
+    )  # a path that is not in the working directory is searched below the root
     assert note == "1 files are left out: their names are not of audio files (notes.txt)"
     assert find_recordings("one", root) == (named["one"], ())
     (root / "empty").mkdir()

@@ -25,7 +25,7 @@ def plan_and_maker(root: Path) -> tuple[Plan, ViewMaker]:
 
 
 def stream_and_own(total: int, meet: int):
-    """A stream that begins when `own` is at batch `meet`, and `own`, which then waits for it; what was closed."""
+    """Return a stream that starts when `own` waits at batch `meet`, `own` itself, and what was closed."""
     begun, delivers, closed = threading.Event(), threading.Event(), []
 
     def stream():
@@ -54,7 +54,7 @@ def test_earliest__own_batches_come_until_the_stream_delivers_and_none_twice() -
     batches = list(_local_until_ready(stream, own))
     assert batches == [(maker, number) for number, maker in enumerate(3 * ["own"] + 3 * ["stream"])]
     assert closed == ["own", "stream"]
-    stream, own, closed = stream_and_own(total=3, meet=2)  # all are made here
+    stream, own, closed = stream_and_own(total=3, meet=2)  # all batches are made in this process
     assert [number for _, number in _local_until_ready(stream, own)] == [0, 1, 2] and "stream" in closed
 
 
@@ -65,7 +65,7 @@ def test_earliest__nothing_is_made_here_from_the_first_batch_of_the_stream_on() 
         has_begun.wait(10)
         for number in range(6):
             yield number
-            time.sleep(0.05)  # behind a trainer that takes no time
+            time.sleep(0.05)  # slower than a trainer that takes no time
 
     def own():
         for number in range(6):
@@ -107,7 +107,7 @@ def test_train_batches__equal_plain_batches_bit_for_bit(demo_corpus: Path, ray_s
             for name, column in reference.items():
                 assert batch[name].dtype == column.dtype and torch.equal(batch[name], column)
     assert made[0]["views"].dtype == torch.int16 and made[0]["local"].shape == (4, 3, 4000)
-    made[0]["views"].add_(1)  # ours to write into, not the object store's
+    made[0]["views"].add_(1)  # writable, unlike memory of the object store
 
 
 @pytest.mark.slow
@@ -131,13 +131,13 @@ def test_train_batches__ray_does_not_spin_while_made_batches_wait(
     manifest = read_train_lists(demo_corpus, ("voxceleb2_train_list",))
     maker = ViewMaker(manifest, (("views", 2, 2.0, False),), DataConfig(root=str(demo_corpus)), 9)
     plan = Plan(len(manifest), 16, seed=9)
-    # Blocks of 66 MB: a few of them are all that the object store holds, and the tasks have to wait.
+    # Blocks of 66 MB: the object store holds only a few, so the tasks must wait.
     batches = train_batches(plan, maker, 0, 4000, data_tasks=2, utterances_per_block=512)
     next(batches)
     time.sleep(8)
     before = time.process_time()
     time.sleep(2)
-    assert time.process_time() - before < 0.6  # with nothing to do; 2.0 where Ray spins
+    assert time.process_time() - before < 0.6  # CPU seconds of an idle process; 2.0 if Ray spins
     batches.close()
 
 
@@ -148,7 +148,7 @@ def test_train_batches__need_no_more_of_a_cpu_than_their_tasks_are_given(
 ) -> None:
     import ray
 
-    @ray.remote(num_cpus=3.5)  # of 4, as training workers might hold them
+    @ray.remote(num_cpus=3.5)  # of 4 CPUs, as training workers may occupy
     class Holder:
         def is_there(self) -> bool:
             return True

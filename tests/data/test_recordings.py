@@ -23,7 +23,7 @@ LIST = "voxceleb2_train_list"
 
 @pytest.fixture(scope="module")
 def mixed_corpus(demo_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo corpus with recordings, noises and rooms of other formats, and bad ones."""
+    """Make the demo corpus with recordings, noises and rooms in other formats, and with unreadable files."""
     root = Path(shutil.copytree(demo_corpus, tmp_path_factory.mktemp("mixed") / "corpus"))
     rng = np.random.default_rng(0)
     lines = (root / LIST).read_text().splitlines()
@@ -52,7 +52,7 @@ def packed_corpus(mixed_corpus: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def stored_corpus(packed_corpus: Path, object_storage: ObjectStorage) -> str:
-    """The packed corpus in object storage."""
+    """Put the packed corpus into object storage."""
     return object_storage.upload(packed_corpus)
 
 
@@ -175,7 +175,7 @@ def test_folder__that_is_gone_is_waited_for_and_no_bad_recording(tmp_path, demo_
     monkeypatch.setattr(recordings, "PATIENCE_SECONDS", 0.1)
     with pytest.raises(FileNotFoundError, match="data.root, .*corpus, has been gone"):
         folder.open(name)
-    with pytest.raises(AudioError, match="gone.wav does not exist"):  # as paths of Kaldi are, below no root
+    with pytest.raises(AudioError, match="gone.wav does not exist"):  # absolute, like paths in Kaldi folders
         folder.open("/gone.wav")
 
 

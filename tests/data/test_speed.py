@@ -31,7 +31,7 @@ def test_read__equals_polyphase_resampling(noise_file: Path, speed: Fraction) ->
         samples = file.read_int16(0, file.num_samples).astype(np.float64)
     wanted = resample_poly(samples, up, down, window=low_pass(up, down).astype(np.float64))
     assert len(found) == len(wanted)
-    assert np.abs(found - wanted).max() < 0.51  # the rounding to 16 bits, and float32
+    assert np.abs(found - wanted).max() < 0.51  # rounding to 16 bits and float32
 
 
 @pytest.mark.parametrize("speed", SPEEDS)
@@ -40,7 +40,7 @@ def test_read__crop_is_the_crop_of_the_whole(noise_file: Path, speed: Fraction) 
         whole = recording.read_int16(0, recording.num_samples).astype(int)
         for start, count in [(0, 1), (1, 160), (5003, 4001), (recording.num_samples - 777, 777)]:
             crop = recording.read_int16(start, count)
-            assert np.abs(crop - whole[start : start + count]).max() <= 1  # float32 sums in another order
+            assert np.abs(crop - whole[start : start + count]).max() <= 1  # float32 sums have another order
 
 
 @pytest.mark.slow

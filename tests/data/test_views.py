@@ -24,7 +24,7 @@ def maker_of(root: Path, **settings: object) -> ViewMaker:
 
 
 def ramp_corpus(root: Path, lengths: list[int], speakers: list[int] | None = None) -> Manifest:
-    # Sample t of every file has the value t: a crop tells where it comes from.
+    # Sample t of every file has the value t, so a crop shows its position.
     for i, length in enumerate(lengths):
         soundfile.write(root / f"{i}.wav", (np.arange(length) % 32768).astype(np.int16), 16000)
     ids = np.array(speakers if speakers is not None else range(len(lengths)))
@@ -36,12 +36,12 @@ def ramp_corpus(root: Path, lengths: list[int], speakers: list[int] | None = Non
 
 
 def dry_maker(root: Path, manifest: Manifest, groups: tuple = GROUPS, **settings: object) -> ViewMaker:
-    """A maker of crops as they are, unless the settings augment them."""
+    """Return a view maker without augmentation, unless the settings have some."""
     return ViewMaker(manifest, groups, DataConfig(root=str(root), **{"augment": (), **settings}), 1)
 
 
 def made(maker: ViewMaker, epoch: int, utterance: int) -> tuple[dict[str, np.ndarray], int]:
-    """The views of one sample, and the unreadable utterance that was met, or -1."""
+    """Return the views of one sample, and the unreadable utterance that was replaced, or -1."""
     row = {"sample": 0, "epoch": epoch, "utterance": utterance}
     batch = maker.make_batch({name: np.array([value]) for name, value in row.items()})
     return {name: batch[name][0] for name, *_ in maker.view_groups}, int(batch["bad_utterance"][0])
@@ -111,7 +111,7 @@ def test_make__bad_utterance_is_replaced_and_named(tmp_path: Path) -> None:
         soundfile.write(tmp_path / f"{i}.wav", np.full(20000, -i, dtype=np.int16), 16000)
     maker = dry_maker(tmp_path, manifest)
     (tmp_path / "4.wav").write_text("nothing")
-    # It is replaced by any one, the same for both views and at every call.
+    # Any utterance may replace it, the same one for both views and at every call.
     replaced, again = ([made(maker, epoch, 4) for epoch in range(10)] for _ in range(2))
     for (views, bad), (same, _) in zip(replaced, again, strict=True):
         assert bad == 4 and np.array_equal(views["views"], same["views"])
@@ -123,7 +123,7 @@ def test_make__bad_utterance_is_replaced_and_named(tmp_path: Path) -> None:
 
 def test_make__nothing_readable_ends_with_a_sentence(tmp_path: Path) -> None:
     maker = dry_maker(tmp_path, ramp_corpus(tmp_path, [20000] * 3))
-    (tmp_path / "list").touch()  # an empty folder would be taken for a lost mount, and waited for
+    (tmp_path / "list").touch()  # an empty folder would look like a lost mount and cause a wait
     for i in range(3):
         (tmp_path / f"{i}.wav").unlink()
     with pytest.raises(AudioError, match="21 recordings in a row cannot be read; .*does not exist"):
@@ -179,7 +179,7 @@ def test_make_batch__tells_utterances_and_only_if_asked_speakers(tmp_path: Path)
     (tmp_path / "0.wav").write_text("nothing")
     data = DataConfig(root=str(tmp_path), augment=())
     batch = ViewMaker(manifest, GROUPS, data, 1).make_batch(rows)
-    heard = batch["utterance"].tolist()  # another one's in place of utterance 0, and so are id and speaker
+    heard = batch["utterance"].tolist()  # utterance 0 is replaced; id and speaker are the replacement's
     assert heard[::2] == [3, 2] and heard[1] in (1, 2, 3) and batch["sample"].tolist() == [8, 9, 10]
     assert batch["views"][:, 0, 0].tolist() == heard
     assert batch["bad_utterance"].tolist() == [-1, 0, -1] and "speaker" not in batch
@@ -202,7 +202,7 @@ def test_make_batch__speeds_as_classes_are_those_that_are_heard(tmp_path: Path) 
     plain, views = speakers_and_views(tmp_path, speeds=speeds)
     classes, same_views = speakers_and_views(tmp_path, speeds=speeds, speeds_are_classes=True)
     assert plain.tolist() == [0, 0, 1, 1] * 6 and np.array_equal(views, same_views)
-    # The slope of a ramp is its speed.
+    # The slope of the ramp is the speed.
     slopes = np.diff(views[:, 0].astype(float))[:, 100:-100].mean(axis=1)
     heard = [int(np.argmin(np.abs(np.array(speeds) - slope))) for slope in slopes]
     assert classes.tolist() == (plain + 2 * np.array(heard)).tolist() and set(heard) == {0, 1, 2}

@@ -1,4 +1,4 @@
-"""Modules of other projects to compare with, which are installed without their dependencies."""
+"""Import modules of other projects for comparison; they are installed without their dependencies."""
 
 import importlib.util
 import sys
@@ -15,20 +15,20 @@ from sslsv.settings import build
 
 
 def peer_module(name: str) -> Any:
-    """Import `wespeaker.models.resnet` and the like; skips the test where the project is missing."""
+    """Import `wespeaker.models.resnet` and the like; skip the test if the project is missing."""
     _enter(name.rpartition(".")[0])
     return importlib.import_module(name)
 
 
 def lightly_loss(module: str, name: str) -> Any:
-    """Class `name` of lightly.loss.`module`; skips the test where lightly is missing."""
-    for package in ("lightly.models.modules", "lightly.models.utils"):  # they would import torchvision
+    """Return class `name` of lightly.loss.`module`; skip the test if lightly is missing."""
+    for package in ("lightly.models.modules", "lightly.models.utils"):  # the real modules import torchvision
         _enter(package)
     return getattr(peer_module(f"lightly.loss.{module}"), name)
 
 
 def _enter(name: str) -> list[str]:
-    # Enters a package by its path alone, as its `__init__` would import what is not installed; returns the path.
+    # Registers a package without its `__init__`, which would import missing packages; returns its path.
     if name not in sys.modules:
         parent, _, child = name.rpartition(".")
         if parent:
@@ -36,7 +36,7 @@ def _enter(name: str) -> list[str]:
         elif (found := importlib.util.find_spec(name)) and found.submodule_search_locations:
             path = list(found.submodule_search_locations)
         else:
-            # `make test` installs them, so CI always compares; plain pytest in a user's environment may not.
+            # `make test` installs these projects, so CI always compares; plain pytest may skip.
             pytest.skip(f"{name} is missing; to compare with it see the Makefile")
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = path
@@ -48,7 +48,7 @@ def _enter(name: str) -> list[str]:
 def count_parameters(kind: Any, **settings: Any) -> int:
     """Count the parameters of an encoder with these settings, without making them."""
     no_filters = mock.patch("sslsv.encoders.features._filters", lambda features: torch.zeros(1, 1))
-    with torch.device("meta"), no_filters:  # torchaudio's need values
+    with torch.device("meta"), no_filters:  # torchaudio's filters need real values
         return sum(p.numel() for p in kind(build(kind.Config, settings)).parameters())
 
 

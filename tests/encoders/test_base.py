@@ -1,4 +1,4 @@
-"""Check what every encoder keeps to; the files are found, none is listed."""
+"""Check the rules that every encoder must follow; encoders are found by their files."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from sslsv.encoders.base import Encoder
 from sslsv.settings import build
 
 NAMES = registry.names("encoders")
-# Small networks: the defaults have up to 94 million weights, and may keep parts from training.
+# Small networks: the defaults have up to 94 million weights and may freeze parts.
 SETTINGS = {
     "ecapa_tdnn": {"channels": 64, "aggregation_channels": 96},
     "eres2netv2": {"width": 16},
@@ -65,7 +65,7 @@ def test_encoder__pooling_modules_are_what_frames_do_not_need(name: str) -> None
     for part in encoder.pooling_modules:
         encoder.get_submodule(part).requires_grad_(False)
     frames = encoder.frames(waveforms())
-    if frames.requires_grad:  # else they have no weights
+    if frames.requires_grad:  # otherwise the frames depend on no weights
         frames.square().sum().backward()
     assert all((p.grad is not None) == p.requires_grad for p in encoder.parameters())
 

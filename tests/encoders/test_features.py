@@ -90,8 +90,8 @@ def test_to_float__other_integers_are_refused() -> None:
 def test_spectrogram__of_speechbrain_is_its_fbank(num_mels: int) -> None:
     theirs = pytest.importorskip("speechbrain.lobes.features", reason="make test installs it")
     waveform = speechlike(3, 12345)
-    waveform[1, 6000:] = 0  # what is 80 dB below the loudest
+    waveform[1, 6000:] = 0  # tests the floor at 80 dB below the loudest value
     expected = theirs.Fbank(n_mels=num_mels)(waveform)
     expected = (expected - expected.mean(1, keepdim=True)).mT
     found = Spectrogram(Features(kind="speechbrain", num_mels=num_mels, normalization="mean"))(waveform)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-2)  # of decibels, up to 80
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-2)  # decibels, values up to 80

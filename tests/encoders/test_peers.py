@@ -1,4 +1,4 @@
-"""Weights as other projects save them become encoders that give the same embeddings."""
+"""Check that weights saved by other projects give encoders with the same embeddings."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 
 class Flat(nn.Module):
-    """SpeechBrain's encoders give (B, 1, D)."""
+    """Remove the middle dimension of SpeechBrain's embeddings (B, 1, D)."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def redimnet_of_wespeaker(size: str) -> nn.Module:
 
 def campplus_of_wespeaker() -> nn.Module:
     module = of_wespeaker("campplus", "CAMPPlus", feat_dim=80, embed_dim=24)
-    # wespeaker's adds 1e-7 to variances, which shows in channels that are 0 throughout.
+    # wespeaker's pooling adds 1e-7 to variances, which matters for channels that are always 0.
     module.xvector.stats = peer_module("speakerlab.models.campplus.layers").StatsPool()
     return module
 
@@ -127,14 +127,14 @@ def test_find_encoders__gives_the_settings_and_the_embeddings_of_the_peer(case: 
     if project == "speechbrain":
         theirs = Flat(theirs)
     tolerance = 1e-3 if name == "tdnn" else 1e-5  # the peer's TDNN adds noise of 1e-5 to its means
-    # Of CAM++ three seconds are compared: 74 frames past the first segment of the masks.
+    # CAM++ is compared on three seconds, 74 frames longer than the first segment of its masks.
     num_samples = 48000 if name == "campplus" else 12000
     for is_training in (False, True):
         assert largest_difference(theirs, ours, is_training, num_samples) < tolerance
 
 
 def upstream_name(name: str) -> str:
-    """Name a weight of Fast ResNet-34 as the first sslsv does."""
+    """Return the name of a weight of Fast ResNet-34 in the original sslsv."""
     part, _, rest = name.partition(".")
     if part == "blocks":
         index, _, rest = rest.partition(".")

@@ -15,7 +15,7 @@ from sslsv.evaluation.export import load_encoder, pack_encoder, pack_onnx
 from sslsv.settings import ConfigError, build
 
 CONVOLUTIONS = [(8, 10, 5), (8, 8, 4), (8, 4, 2)]
-# Of torchaudio's models: with a norm after each layer (as Base) and before it (as Large).
+# Settings of torchaudio's models: with a norm after each layer (as in Base) or before it (as in Large).
 LAYOUTS = {
     "base": {"extractor_mode": "group_norm", "encoder_layer_norm_first": False},
     "large": {"extractor_mode": "layer_norm", "encoder_layer_norm_first": True},
@@ -98,7 +98,7 @@ def test_trunk_weights__of_transformers_give_its_hidden_states(kind: str, layout
     theirs, samples = their_model(kind, layout), waveforms()
     trunk = small_trunk("wavlm" if kind == "wavlm" else "wav2vec2", layout)
     weights = theirs.state_dict()
-    if form == "old":  # with a head, and with the names that files of 2021 have for parts of the weight norm
+    if form == "old":  # as in files of 2021: with a head, and other names for the parts of the weight norm
         norm, old = ".parametrizations.weight.original", {"lm_head.bias": torch.ones(2)}
         for name, tensor in weights.items():
             old[f"{kind}.{name}".replace(f"{norm}0", ".weight_g").replace(f"{norm}1", ".weight_v")] = tensor
@@ -109,7 +109,7 @@ def test_trunk_weights__of_transformers_give_its_hidden_states(kind: str, layout
         output = theirs(normalized(samples) if layout == "large" else samples, output_hidden_states=True)
         found = hidden_states(trunk, samples)
         if layout == "large":
-            found[-1] = trunk.encoder.transformer.layer_norm(found[-1])  # as in their output
+            found[-1] = trunk.encoder.transformer.layer_norm(found[-1])  # as in the peer's output
     assert len(found) == len(output.hidden_states) == 4
     for ours, other in zip(found, [*output.hidden_states[:3], output.last_hidden_state], strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-5)
@@ -184,7 +184,7 @@ def test_speech_transformer__a_frozen_trunk_drops_nothing_and_by_default_only_la
 
 @pytest.mark.parametrize("trunk", ["wavlm_large", "hubert_large", "wav2vec2_large"])
 def test_speech_transformer__all_that_is_trained_gets_a_gradient(trunk: str) -> None:
-    # Else the average of the gradients over several GPUs would wait for it for ever.
+    # Without a gradient, averaging over several GPUs would wait for ever.
     config = SpeechTransformer.Config(trunk=trunk, num_layers=2, front_frozen=False)
     with torch.device("meta"):
         encoder = SpeechTransformer(config)
@@ -206,13 +206,13 @@ def test_speech_transformer__adapters_change_nothing_at_first_and_alone_are_trai
     torch.testing.assert_close(encoder.eval()(waveforms()), plain(waveforms()), rtol=0, atol=1e-6)
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in encoder.parameters() if p.requires_grad], lr=0.1)
-    for _ in range(2):  # the first step moves only one of the two factors: the other one is zero
+    for _ in range(2):  # one of the two factors is zero at first, so the first step changes only that one
         optimizer.zero_grad()
         encoder.train()(waveforms()).square().sum().backward()
         optimizer.step()
     moved = {name for name, tensor in encoder.state_dict().items() if not torch.equal(tensor, before[name])}
     adapters = {name for name in before if name.endswith((".up", ".down"))}
-    assert len(adapters) == 2 * 2 * (2 if trunk == "wavlm_base" else 4)  # of two layers
+    assert len(adapters) == 2 * 2 * (2 if trunk == "wavlm_base" else 4)  # two factors in each of two layers
     assert {name for name in moved if name.startswith("trunk.")} == adapters
     assert {name.split(".")[0] for name in moved - adapters} == {"layer_weights", "pooling"}
 
@@ -227,7 +227,7 @@ def test_merge__adds_the_adapters_and_an_export_holds_no_others(tmp_path) -> Non
     loaded = load_encoder(tmp_path / "encoder.safetensors")
     assert loaded.config.lora_rank == 0
     torch.testing.assert_close(loaded(waveforms()), expected, rtol=1e-5, atol=1e-6)
-    assert encoder.config.lora_rank == 4  # the one that is trained stays as it is
+    assert encoder.config.lora_rank == 4  # merging does not change the trained encoder
     again = adapted().eval()
     again.load_state_dict(loaded.state_dict())
     torch.testing.assert_close(again(waveforms()), expected, rtol=1e-5, atol=1e-6)

@@ -89,10 +89,10 @@ def test_block__compiled_training_equals_eager_training() -> None:
 
 
 def maps(dtype: torch.dtype, layout: torch.memory_format, shape=(3, 8, 5, 7)) -> list[Tensor]:
-    """y, shortcut and a gradient."""
+    """Return y, shortcut and a gradient."""
     generator = torch.Generator().manual_seed(50)
     drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)]
-    drawn[1] += 8 * drawn[1].sign()  # no sum so near 0 that rounding decides what the ReLU lets through
+    drawn[1] += 8 * drawn[1].sign()  # keeps sums away from 0, where rounding would decide the ReLU's output
     return [x.to(dtype).contiguous(memory_format=layout) for x in drawn]
 
 

@@ -8,7 +8,7 @@ from sslsv.evaluation.metrics import cllr
 
 
 def gaussian_llrs(separation: float, num: int = 40_000) -> tuple[np.ndarray, np.ndarray]:
-    """Scores that are true log-likelihood ratios, a quarter of them of target trials."""
+    """Return scores that are exact log-likelihood ratios; a quarter of the trials are targets."""
     targets = np.arange(num) < num // 4
     noise = np.random.default_rng(0).normal(size=num) * separation
     return noise + np.where(targets, 1, -1) * separation**2 / 2, targets

@@ -41,14 +41,14 @@ def test_uniformity__equals_the_loop_over_pairs_and_is_zero_when_collapsed() -> 
 
 
 def some_views(utterances: int, views: int, dims: int, noise: float) -> torch.Tensor:
-    """Isotropic voices, and isotropic noise around each."""
+    """Return views: isotropic voices, and isotropic noise around each."""
     noises = isotropic(utterances * views, dims).view(utterances, views, dims)
     voices = torch.randn(utterances, 1, dims, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     return voices + noise * noises
 
 
 def slow_lidar(views: np.ndarray, delta: float, eps: float) -> float:
-    """The paper's sums, with the symmetric inverse root."""
+    """Compute LiDAR by the paper's sums, with the symmetric inverse root."""
     count, num_views, dims = views.shape
     mean = views.mean((0, 1))
     between, within = np.zeros((dims, dims)), np.zeros((dims, dims))

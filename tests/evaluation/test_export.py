@@ -32,7 +32,7 @@ SETTINGS = {
 
 
 def trained_encoder(config):
-    """An encoder whose running statistics are not those of a new one."""
+    """Return an encoder with non-initial running statistics."""
     torch.manual_seed(5)
     encoder = ThinResNet34(config).train()
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_pack_onnx__any_length_and_batch_equals_torch(name):
     assert metadata["min_samples"] == "400" and metadata["format"] == "sslsv encoder 1"
 
 
-# What else the shared settings need, such as weights, has a test of its own beside the encoder.
+# Encoders that need more settings, such as weights, are tested in their own files.
 OTHERS = [name for name in registry.names("encoders") if name not in ("thin_resnet34", "speech_transformer")]
 
 

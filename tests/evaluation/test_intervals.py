@@ -8,7 +8,7 @@ from scipy.stats import norm
 from sslsv.evaluation.intervals import Interval, speaker_bootstrap, speakers_from_trials
 from sslsv.evaluation.metrics import ErrorCurve, act_dcf, cllr, dcf_key
 
-SPREAD = 0.8  # deviation of what all trials of a speaker have in common; that of a trial alone is 1
+SPREAD = 0.8  # standard deviation of a speaker's effect; that of a single trial is 1
 SEPARATION = 2.5
 TRUE_EER = 100 * norm.cdf(-SEPARATION / 2 / math.sqrt(1 + SPREAD**2))
 
@@ -16,7 +16,7 @@ Trials = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def simulated(seed: int, num_speakers: int = 20, per_speaker: int = 20, decimals: int = 15) -> Trials:
-    """Scores, targets, enrolment and test speakers; the speakers raise or lower the scores of all their trials."""
+    """Return scores, targets, enrolment and test speakers; a speaker shifts the scores of all its trials."""
     generator = np.random.default_rng(seed)
     pairs = np.array([*itertools.combinations(range(num_speakers), 2)] * 2)
     enrol = np.concatenate((np.repeat(np.arange(num_speakers), per_speaker), pairs[:, 0]))
@@ -30,7 +30,7 @@ def simulated(seed: int, num_speakers: int = 20, per_speaker: int = 20, decimals
 
 
 def slow_bootstrap(trials: Trials, replicates: int, seed: int) -> dict[str, Interval]:
-    """Repeats every trial as often as it weighs."""
+    """Compute the bootstrap by repeating every trial as often as its weight."""
     scores, targets, enrol, test = trials
     generator, num_speakers = np.random.default_rng(seed), len(np.unique((enrol, test)))
     found: list[tuple[float, ...]] = []
@@ -71,7 +71,7 @@ def test_speaker_bootstrap__does_not_depend_on_the_order_or_direction_of_trials(
 
 def test_speaker_bootstrap__covers_the_truth_as_often_as_it_says() -> None:
     found = [speaker_bootstrap(*simulated(seed), replicates=200, seed=seed)["eer"] for seed in range(60)]
-    # With draws of trials in place of speakers it would be below 0.85.
+    # Resampling trials instead of speakers would give less than 0.85.
     assert 0.85 <= np.mean([interval.low <= TRUE_EER <= interval.high for interval in found]) <= 1
 
 

@@ -1,4 +1,4 @@
-"""The metrics against other people's code, on 1,000 sets of random scores, most of them with ties."""
+"""Compare the metrics with other libraries, on 1,000 sets of random scores, most of them with ties."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from sslsv.evaluation.metrics import ErrorCurve, cllr
 
 
 def score_sets() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Scores on grids from coarse to fine, or on none, of models from useless to nearly perfect."""
+    """Return sets of scores, rounded to grids or continuous, from useless to nearly perfect models."""
     generator = np.random.default_rng(0)
     for number in range(1000):
         targets = generator.random(generator.integers(4, 60)) < generator.uniform(0.1, 0.9)
@@ -35,7 +35,7 @@ def test_error_curve__is_that_of_scikit_learn_and_the_eer_where_it_crosses_the_d
         def gap(
             place: float, at: np.ndarray = at, x: np.ndarray = false_alarm, y: np.ndarray = 1 - hit
         ) -> float:
-            # Along the curve, as there may be many miss rates at one false-alarm rate.
+            # Compare along the curve, because one false-alarm rate may have many miss rates.
             return float(np.interp(place, at, y) - np.interp(place, at, x))
 
         crossing = brentq(gap, 0, len(hit) - 1, xtol=1e-14)

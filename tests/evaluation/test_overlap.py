@@ -23,7 +23,7 @@ def voice(path: Path, seed: int) -> None:
 
 
 def trials_of(root: Path, *people: str, form: str = "{}/v{}/1.wav") -> Path:
-    """Two recordings of each of some people, all compared with all."""
+    """Return a folder with a list of all trials between two recordings of each given person."""
     paths = [(who, form.format(who, i)) for who in people for i in range(2)]
     for seed, (_, path) in enumerate(paths):
         voice(root / path, seed)
@@ -33,7 +33,7 @@ def trials_of(root: Path, *people: str, form: str = "{}/v{}/1.wav") -> Path:
 
 
 def source(root: Path, **speaker_of: str) -> TrainedOn:
-    """Training utterances, given as path=speaker with `__` for a slash."""
+    """Return training utterances, given as path=speaker with `__` for a slash."""
     paths = [name.replace("__", "/") + ".wav" for name in speaker_of]
     return trained(root, paths, list(speaker_of.values()))
 
@@ -51,14 +51,14 @@ def shared(root: Path, *sources: TrainedOn) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("trained_on", "speakers"),
     [
-        ({"train__x__1": "id10270"}, 1),  # the list names the speaker, whatever its folders
-        ({"wav__id10270__x__1": "wav"}, 1),  # sessions or archives taken for speakers
+        ({"train__x__1": "id10270"}, 1),  # the list names the speaker, independently of the folders
+        ({"wav__id10270__x__1": "wav"}, 1),  # sessions or archives mistaken for speakers
         ({"id10270__1": "1"}, 1),  # without speakers, at another depth
         ({"id10270-x-1": "1"}, 1),
         ({"id10270__x__1": "a", "id10271__x__1": "b"}, 2),
         ({"id99999__x__1": "id99999"}, 0),
         ({"id102701__x__1": "id102701"}, 0),
-        ({"x__v0__9": "x"}, 0),  # a session's name is no speaker's
+        ({"x__v0__9": "x"}, 0),  # the name of a session is not that of a speaker
     ],
 )
 def test_find_overlap__speakers_are_told_from_lists_and_paths(
@@ -169,10 +169,10 @@ def test_find_overlap__content_that_cannot_be_compared_is_counted(
     theirs = source(root, **{str(i): "x" for i in range(3)})
     trials = read_trials(root, "list")
     assert find_overlap(trials, str(root), [theirs])["contents"]["shared"] == 2
-    monkeypatch.setattr(overlap, "MAX_READ", 2)  # the size of fewer training files comes first
+    monkeypatch.setattr(overlap, "MAX_READ", 2)  # sizes shared by fewer training files come first
     found = find_overlap(trials, str(root), [theirs])["contents"]
     assert (found["shared"], found["compared"]) == (1, 3)
-    (root / "0.wav").unlink()  # after the training; its size alone can't tell
+    (root / "0.wav").unlink()  # deleted after the training; its recorded size alone proves nothing
     found = find_overlap(trials, str(root), [theirs])["contents"]
     assert (found["shared"], found["compared"]) == (0, 2)
 
@@ -203,7 +203,7 @@ def test_trained_on__follows_the_runs_that_a_run_started_from(
 ) -> None:
     folder = RunFolder.at(small_run)
     first = read_config(folder.read("config.yml").decode())
-    (own,), unknown = trained_on(first, folder)  # no record: the lists as they are, without held-out speakers
+    (own,), unknown = trained_on(first, folder)  # no record, so the current lists without held-out speakers
     assert len(own.paths) == 20 and not unknown and own.sizes.min() > 0
 
     def config(init: str) -> Config:

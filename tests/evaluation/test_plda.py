@@ -9,7 +9,7 @@ DIM = 5
 
 
 def drawn(num_speakers=300, dim=DIM, seed=0):
-    """Embeddings (N, D) of the model, of speakers with 1 to 8 recordings, around a mean; and the speakers."""
+    """Return embeddings (N, D) drawn from the model, with 1 to 8 recordings per speaker, and the speakers."""
     rng = np.random.default_rng(seed)
     speakers = np.repeat(np.arange(num_speakers), rng.integers(1, 9, size=num_speakers))
     root_b, root_w = rng.normal(size=(2, dim, dim)) / np.sqrt(dim)
@@ -19,7 +19,7 @@ def drawn(num_speakers=300, dim=DIM, seed=0):
 
 
 def covariances(plda: Plda) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """B, W and mean of the normalised embeddings."""
+    """Return B, W and the mean of the normalised embeddings."""
     back = np.linalg.inv(plda.basis)
     return back.T @ np.diag(plda.between) @ back, back.T @ back, plda.centre @ back
 
@@ -51,7 +51,7 @@ def test_scores__are_ratios_of_gaussian_densities(lda_dim):
 def test_two_covariances__finds_the_model_that_data_were_drawn_from():
     rng = np.random.default_rng(1)
     b, w = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([[0.5, -0.2], [-0.2, 0.4]])
-    speakers = np.repeat(np.arange(4000), 3)  # so few that B is not the covariance of the means
+    speakers = np.repeat(np.arange(4000), 3)  # few recordings, so B is not the covariance of the means
     rows = rng.multivariate_normal([3.0, -1.0], b, 4000)[speakers]
     rows = rows + rng.multivariate_normal([0.0, 0.0], w, len(speakers))
     basis, centre, between = plda_module._two_covariances(*plda_module._statistics(rows, speakers))

@@ -45,7 +45,7 @@ def embedder_of(config: Config) -> Embedder:
 
 
 class Listener(nn.Module):
-    """Embeds a waveform as what `hear` makes of it, and keeps the waveforms."""
+    """Embed a waveform by the function `hear`, and keep the waveforms."""
 
     def __init__(self, hear, dim: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Listener(nn.Module):
 
 
 def heard_by(config: Config, manifest: Manifest) -> tuple[torch.Tensor, Probe]:
-    """The waveforms (N, Q, T) that an encoder gets to hear."""
+    """Return the waveforms (N, Q, T) that the encoder receives."""
     listener = Listener(lambda x: torch.randn(len(x), 16), 16)
     probe = Probe(manifest, config)
     probe.measure(Embedder(listener, torch.device("cpu"), "fp32", 2.0))
@@ -110,12 +110,12 @@ def test_choose__prefers_utterances_that_are_long_enough_in_the_given_order(conf
 
 @pytest.fixture
 def damaged(demo_corpus, tmp_path):
-    """A corpus of which one recording is empty and one is cut off behind its header, and its manifest."""
+    """Make a corpus with one empty and one truncated recording; return it and its manifest."""
     root = shutil.copytree(demo_corpus, tmp_path / "damaged")
     manifest = read_train_lists(root, LISTS)
     empty, cut = root / manifest.paths[2], root / manifest.paths[5]
     empty.write_bytes(b"")
-    soundfile.write(cut, read_whole(cut), 16_000, format="FLAC")  # the header of a WAV is mended when opened
+    soundfile.write(cut, read_whole(cut), 16_000, format="FLAC")  # opening would repair a WAV header
     cut.write_bytes(cut.read_bytes()[:2000])
     return root, manifest
 
@@ -128,7 +128,7 @@ def test_measure__leaves_out_and_names_what_cannot_be_read(damaged):
     values = probe.measure(embedder_of(config))
     assert {probe.maker.explain("utterances", u)[0] for u in (2, 5)} == set(probe.bad_recordings)
     assert all(path in why for path, why in probe.bad_recordings.items())
-    # The cut recording gave no row: the values are those of a list without the two.
+    # Neither recording gives a row, so the values equal those of a list without them.
     assert probe._embed(embedder_of(config)).shape[0] == len(manifest) - 2
     assert np.isfinite(list(values.values())).all()
 
@@ -147,7 +147,7 @@ def _two_ranks(rank: int, folder: str, root: str, expected: dict[str, float]) ->
     config = config_of(root, utterances=100)
     if rank == 0:
         probe = Probe(manifest_of(config), config)
-    torch.distributed.barrier()  # no worker waits for another one while it makes the probe: one may fail
+    torch.distributed.barrier()  # workers make the probe without waiting for each other, because one may fail
     if rank == 1:
         probe = Probe(manifest_of(config), config)
     values = probe.measure(embedder_of(config))

@@ -24,7 +24,7 @@ TRIALS = Trials(
 
 
 def embeddings_of(seed):
-    """Embeddings (180, 32) of length about 98."""
+    """Return embeddings (180, 32) of length about 98."""
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(30, 32))[SPEAKERS] + 0.8 * rng.normal(size=(180, 32))
     return (98 / np.sqrt(32 * 1.64) * rows).astype(np.float32)
@@ -33,10 +33,10 @@ def embeddings_of(seed):
 @pytest.mark.parametrize("norm", [None, "as"])
 def test_scores__centring_takes_a_constant_offset_away(norm):
     scoring, found = Scoring(norm=norm, top=20, is_centred=True), []
-    for length in (0, 1000):  # ten times the embeddings' own
+    for length in (0, 1000):  # 1000 is ten times the length of the embeddings
         rows, cohort = (embeddings_of(seed) + np.float32(length / np.sqrt(32)) for seed in (1, 2))
         found.append(next(iter(Scorer(scoring, cohort).scores(rows, ENROL, TEST).values())))
-    assert np.corrcoef(found)[0, 1] > 0.97  # lengths differ where there is an offset, so it is not quite 1
+    assert np.corrcoef(found)[0, 1] > 0.97  # the offset changes lengths, so the correlation is not exactly 1
     assert found[1].std() == pytest.approx(found[0].std(), rel=0.05)
 
 
@@ -82,7 +82,7 @@ def test_measure__thresholds_of_calibrated_scores_are_ratios(tmp_path):
     assert calibrated["eer"]["threshold"] == curve.eer_threshold()
     key = "min_dcf(p_target=0.01,c_miss=1,c_fa=1)"
     assert calibrated[key]["threshold"] == curve.min_dcf_threshold(0.01)
-    # Fitted to these trials, the best threshold is near the one that theory gives.
+    # With calibration on these trials, the best threshold is near the theoretical one.
     assert calibrated[key]["threshold"] == pytest.approx(bayes_threshold(0.01), abs=1.5)
     assert [raw["eer"][name] for name in ("value", "low", "high")] == [
         calibrated["eer"][name] for name in ("value", "low", "high")
@@ -109,7 +109,7 @@ def test_evaluate__unreadable_validation_recordings_are_refused_or_left_out_and_
     with pytest.raises(ValueError, match=r"1 recordings of .* 0\.wav is damaged\. .*--allow-missing"):
         evaluate(*given, is_lenient=False)
     (found,), calibrations = evaluate(*given, is_lenient=True)
-    is_kept = ENROL != 0  # the first of a pair is the lower one
+    is_kept = ENROL != 0  # the lower index of a pair comes first
     scores = cosine_scores(rows, ENROL, TEST)[is_kept]
     wanted = fit_calibration(scores, TRIALS.targets[is_kept])
     assert calibrations["cosine"].scale == pytest.approx(wanted.scale, rel=1e-5)

@@ -42,8 +42,8 @@ def test_cosine_scores__stay_between_minus_one_and_one() -> None:
 @pytest.mark.parametrize(
     ("num_rows", "dim", "most_bytes"),
     [
-        pytest.param(20_000, 16, 100e6, id="few of all pairs"),  # all pairs would be 1.6 GB
-        pytest.param(1_000, 256, 60e6, id="many of all pairs"),  # the rows of all trials: 205 MB
+        pytest.param(20_000, 16, 100e6, id="few of all pairs"),  # scores of all pairs would take 1.6 GB
+        pytest.param(1_000, 256, 60e6, id="many of all pairs"),  # the rows of all trials would take 205 MB
     ],
 )
 def test_cosine_scores__need_little_memory(num_rows: int, dim: int, most_bytes: float) -> None:

@@ -108,7 +108,7 @@ def test_compare__enrolment_is_a_list_of_one_or_more(small_run, waveforms):
 
 
 def test_identity__follows_the_code_that_makes_embeddings(small_run, tmp_path, monkeypatch):
-    """A changed padding rule, say, must not be served with embeddings of before."""
+    """Embeddings made before a code change, such as another padding rule, must not be reused."""
     package = tmp_path / "sslsv"
     shutil.copytree(Path(sslsv.__file__).parent, package)
     monkeypatch.setattr(sslsv, "__file__", str(package / "__init__.py"))
@@ -173,7 +173,7 @@ CLUSTERS = ("data.train_lists=[clusters]", "data.held_out_lists=[voxceleb2_train
         (LISTED, (*LISTED, "seed=1", "data.train_lists=[clusters]"), True),
         (LISTED, (*NO_TRIALS, "evaluation.validation=yours"), False),
         (LISTED, NO_TRIALS, False),
-        (NO_TRIALS, (*NO_TRIALS, "seed=1"), True),  # nothing is there to calibrate on
+        (NO_TRIALS, (*NO_TRIALS, "seed=1"), True),  # there are no trials to calibrate on
         (NO_TRIALS, LISTED, True),
     ],
 )

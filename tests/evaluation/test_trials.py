@@ -47,7 +47,7 @@ def test_open_list__missing_recordings_are_named_with_their_lines(root):
 
 
 def test_open_list__lenient_counts_what_is_missing_wherever_it_stands(root):
-    lost = [f"0 lost{i}.wav gone{i}.wav" for i in range(6)]  # more than are looked for at first
+    lost = [f"0 lost{i}.wav gone{i}.wav" for i in range(6)]  # more files than the first check looks for
     found = open_list(str(root), write_list(root, *lost, "1 a.wav b.wav", "0 a.wav c.wav"), is_lenient=True)
     assert found.left_out == {"missing_recordings": 12, "skipped_trials": 6} and len(found.trials) == 2
     (root / "voxceleb1").mkdir()
@@ -107,7 +107,7 @@ def test_without__keeps_the_other_trials_as_they_were():
 
 
 def trials_between(form, pairs):
-    """Trials of recordings (speaker, number), whose paths have a form."""
+    """Return trials between recordings (speaker, number) whose paths follow a format."""
     recordings = sorted({side for pair in pairs for side in pair})
     at = {recording: i for i, recording in enumerate(recordings)}
     enrol, test = (np.array([at[side] for side in sides]) for sides in zip(*pairs, strict=True))
@@ -116,7 +116,7 @@ def trials_between(form, pairs):
 
 
 ANNA, BERT = [[(name, i) for i in range(4)] for name in ("anna", "bert")]
-# Of each speaker two pairs that no target trial connects.
+# Target trials do not connect all recordings of a speaker.
 SPARSE = [(ANNA[0], ANNA[1]), (ANNA[2], ANNA[3]), (BERT[0], BERT[1]), (ANNA[1], BERT[2]), (ANNA[0], BERT[3])]
 
 
@@ -134,4 +134,4 @@ def test_speakers_of__are_those_of_the_paths_where_target_trials_leave_gaps(form
 
 def test_speakers_of__without_names_are_the_groups_that_target_trials_join():
     found = speakers_of(trials_between("{0}{1}.wav", SPARSE))
-    assert len(set(found)) == 5  # anna's two pairs, bert's, and two recordings in no target trial
+    assert len(set(found)) == 5  # two pairs of anna, one of bert, and two recordings without target trials

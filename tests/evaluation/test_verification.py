@@ -23,7 +23,7 @@ def small_model():
 
 
 class Recorder(nn.Module):
-    """Embeds a waveform as its first two samples, and notes the shapes it was given."""
+    """Embed a waveform as its first two samples, and record the input shapes."""
 
     def __init__(self):
         super().__init__()
@@ -75,7 +75,7 @@ def test_embed_recordings__what_one_worker_cannot_hold_ends_all(monkeypatch):
     monkeypatch.setattr(
         distributed, "gather_objects", lambda value: [value, value or "1 recording(s) of 9 s"]
     )
-    with pytest.raises(ValueError, match="of 9 s"):  # it is another worker's
+    with pytest.raises(ValueError, match="of 9 s"):  # the error of another worker
         embedder_of(Recorder()).embed_recordings(lambda i: np.zeros(400, dtype=np.float32), 2)
 
 

@@ -1,4 +1,4 @@
-"""Small networks and noise, for tests of methods."""
+"""Provide small networks and noise for tests of methods."""
 
 from typing import Any
 
@@ -15,23 +15,23 @@ SECONDS = {"crop_seconds": 0.3, "long_seconds": 0.4, "short_seconds": 0.3}
 
 
 def normal(*shape: int, seed: int = 1) -> torch.Tensor:
-    """Float64 numbers, normally distributed."""
+    """Return normally distributed float64 numbers."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def unit(*shape: int, seed: int = 1) -> torch.Tensor:
-    """Float64 rows of length 1."""
+    """Return float64 rows of length 1."""
     return F.normalize(normal(*shape, seed=seed), dim=-1)
 
 
 def pair(rows: int, dims: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Projections of two views that are somewhat alike."""
+    """Return projections of two similar views."""
     a = 0.7 * normal(rows, dims, seed=20) + 2
     return a, a + 0.5 * normal(rows, dims, seed=21)
 
 
 def small(kind: Any, size: CorpusSize = CorpusSize(20, 7), width: int = 4, **settings: Any) -> Any:
-    """A model of a method with short crops, the same weights each time, embeddings of 16 values."""
+    """Build a model of a method with short crops, fixed initial weights and embeddings of 16 values."""
     torch.manual_seed(8)
     encoder = ThinResNet34(ThinResNet34.Config(width=width, embedding_dim=16, stem_time_stride=2))
     seconds = {name: value for name, value in SECONDS.items() if hasattr(kind.Config, name)}
@@ -39,7 +39,7 @@ def small(kind: Any, size: CorpusSize = CorpusSize(20, 7), width: int = 4, **set
 
 
 def batch(model: Any, seed: int = 1, rows: int = 4) -> dict[str, torch.Tensor]:
-    """Noise as int16, for each group of views (rows, count, samples)."""
+    """Return a batch of int16 noise, (rows, count, samples) for each group of views."""
     generator = torch.Generator().manual_seed(seed)
     shapes = {group.name: (rows, group.count, round(group.seconds * 16000)) for group in model.views}
     return {
@@ -49,12 +49,12 @@ def batch(model: Any, seed: int = 1, rows: int = 4) -> dict[str, torch.Tensor]:
 
 
 def each_view(model: Any, data: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    """Waveforms (rows, samples) of every view, in the order of the groups."""
+    """Return the waveforms (rows, samples) of every view, in the order of the groups."""
     return [view for group in model.views for view in data[group.name].unbind(1)]
 
 
 def shake(module: nn.Module) -> None:
-    """Change all weights at random, so that a teacher is no copy of its student."""
+    """Change all weights at random, so that a teacher differs from its student."""
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         for weights in module.parameters():
@@ -62,12 +62,12 @@ def shake(module: nn.Module) -> None:
 
 
 def shift_positives(model: Any, shift: int) -> None:
-    """Give each sample another one's positive, as SSPS would; with 0 its own."""
+    """Give each sample the positive of another sample, as SSPS does; with shift 0 its own."""
     model.sample_positives = lambda rows, *_: (rows.roll(shift, 0), {})
 
 
 class PlainEncoder(nn.Module):
-    """Embed without statistics of the batch."""
+    """Embed without batch statistics."""
 
     embedding_dim = 12
 

@@ -93,7 +93,7 @@ def test_parameter_groups__hold_every_trained_parameter_once(name: str) -> None:
 
 @pytest.mark.parametrize("name", TWO_VIEW_METHODS)
 def test_two_view_model__loss_is_the_pure_function_of_two_projections_the_second_maybe_sampled(name) -> None:
-    model = small(name).eval()  # no batch statistics: each view may be projected alone
+    model = small(name).eval()  # without batch statistics, views can be projected separately
     data, shift = batch(model), int(hasattr(model.config, "positives"))
     shift_positives(model, shift)
     y_a, y_b = (model.encoder(data["views"][:, i]) for i in (0, 1))

@@ -57,7 +57,7 @@ def pairs(labels: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_spherical_kmeans__finds_separate_directions(dtype: torch.dtype) -> None:
     rows, labels = blobs()
-    # A start with two rows of one direction can end in a local optimum, which is no fault.
+    # Starting with two rows of the same direction can end in a local optimum, which is not an error.
     found = (cluster(rows.to(dtype), 3, seed=seed) for seed in range(50))
     clusters = next(each for each in found if torch.equal(pairs(each.assignments), pairs(labels)))
     means = torch.stack([F.normalize(rows, dim=1)[labels == i].mean(0) for i in range(3)])
@@ -83,7 +83,7 @@ def test_spherical_kmeans__each_row_is_with_its_nearest_centroid() -> None:
 
 def test_spherical_kmeans__clusters_without_rows_stay() -> None:
     rows = torch.eye(3)[[0, 0, 0, 0, 1]]
-    clusters = cluster(rows, 5)  # the last centroids are duplicates, which win nothing
+    clusters = cluster(rows, 5)  # the last centroids are duplicates and get no rows
     assert torch.isfinite(clusters.centroids).all()
     assert set(clusters.assignments.unique().tolist()) <= set(range(5))
     assert len(clusters.assignments.unique()) == 2
@@ -107,7 +107,7 @@ def _rank(rank: int, folder: str) -> None:
 def many_blocks() -> tuple[torch.Tensor, ...]:
     from sslsv.models import clustering
 
-    clustering.BLOCK_SCORES = 31 * 70  # 70 rows a block, the last one incomplete
+    clustering.BLOCK_SCORES = 31 * 70  # 70 rows per block; the last block is incomplete
     rows = torch.randn(1000, 16, generator=torch.Generator().manual_seed(6))
     return tuple(cluster(rows, 31))
 
@@ -127,7 +127,7 @@ def test_spherical_kmeans__two_workers_find_what_one_does_bit_for_bit(
 def test_nearest_centroids__are_others_that_have_rows() -> None:
     angles = torch.tensor([0.0, 0.1, 0.3, 0.31, 2.0])
     centroids = torch.stack([angles.cos(), angles.sin()], 1)
-    clusters = Clusters(centroids, torch.tensor([0, 1, 2, 4, 4]))  # 3 is empty
+    clusters = Clusters(centroids, torch.tensor([0, 1, 2, 4, 4]))  # cluster 3 is empty
     expected = [[1, 2, 4, -1], [0, 2, 4, -1], [1, 0, 4, -1], [2, 1, 0, 4], [2, 1, 0, -1]]
     assert nearest_centroids(clusters, 4).tolist() == expected
 

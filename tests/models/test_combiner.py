@@ -11,7 +11,7 @@ from sslsv.models.vicreg import VICReg
 from tests.models.networks import PROGRESS, batch, small
 
 Term = Combiner.Config.Term
-# A term, and the method that it is with its settings.
+# A term, and the method that has the same loss with these settings.
 SAME: dict[str, tuple[Term, type[TwoViewModel], dict[str, Any]]] = {
     "nt_xent": (Term(name="nt_xent", temperature=0.1), SimCLR, {"temperature": 0.1}),
     "info_nce": (Term(name="info_nce", temperature=0.1), SimCLR, {"temperature": 0.1, "form": "asymmetric"}),

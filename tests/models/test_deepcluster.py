@@ -43,7 +43,7 @@ def test_deepcluster__every_utterance_has_a_cluster_before_the_first_step() -> N
     model.start_epoch(FIRST, NoiseCorpus())
     assert model.labels.min() >= 0 and model.training and model.projector.training
     assert torch.allclose(model.memory.float().norm(dim=2), torch.ones(2, SIZE.num_utterances), atol=2e-3)
-    assert not torch.equal(model.labels[0], model.labels[2])  # two starts of one view
+    assert not torch.equal(model.labels[0], model.labels[2])  # two initialisations for one view
     assert torch.isfinite(model(noise_batch(model, torch.Generator().manual_seed(1)), FIRST).loss)
 
 
@@ -56,7 +56,7 @@ def test_deepcluster__the_memory_holds_an_utterances_last_projections() -> None:
     seen[data["utterance"]] = True
     assert torch.equal(model.memory[:, ~seen], before[:, ~seen])
     labels = model.labels.clone()
-    model.start_epoch(SECOND, None)  # type: ignore[arg-type]  # without a pass over the corpus
+    model.start_epoch(SECOND, None)  # type: ignore[arg-type]  # needs no pass over the corpus
     assert not torch.equal(model.labels, labels)
     model.eval()
     with torch.no_grad():

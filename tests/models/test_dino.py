@@ -87,7 +87,7 @@ def test_dino__every_view_predicts_the_centred_targets_of_the_other_long_ones_th
     dino = model(**rises, regularizer_weight=weight, regularizer_dim=9).eval()
     shake(dino.teacher)
     if weight:
-        dino.head.hidden[-1].weight.data *= 1000  # else the regulariser sees next to nothing of its units
+        dino.head.hidden[-1].weight.data *= 1000  # otherwise the regularised units would be almost 0
     shift_positives(dino, shift)
     dino.centre.copy_(0.3 * normal(10))
     data, old = batch(dino), dino.centre.clone()
@@ -95,7 +95,7 @@ def test_dino__every_view_predicts_the_centred_targets_of_the_other_long_ones_th
     students = [dino.head(view) @ dino.prototypes().T for view in views]
     head, prototypes = dino.teacher["head"], dino.teacher["prototypes"]()
     cosines = [head(dino.teacher["encoder"](view)) @ prototypes.T for view in data["long"].unbind(1)]
-    targets = [((each.roll(shift, 0) - old) / 0.03).softmax(1) for each in cosines]  # epoch 1 of 0, 1, 2
+    targets = [((each.roll(shift, 0) - old) / 0.03).softmax(1) for each in cosines]  # 0.03 in epoch 1
     pairs = [(students[v] / 0.1, targets[g]) for g in (0, 1) for v in range(6) if v != g]
     expected = sum(F.cross_entropy(*each) for each in pairs) / 10
     if weight:
@@ -124,7 +124,7 @@ def test_dino__balanced_targets_leave_the_centre_alone_and_refuse_its_momentum()
 
 
 class Affine(torch.nn.Linear):
-    """An encoder of 8 numbers."""
+    """Embed 8 numbers by an affine map."""
 
     embedding_dim = 8
 
@@ -195,7 +195,7 @@ def test_rdino_regularizer__is_that_of_its_authors_but_for_the_teachers_constant
     loss = module.RegLoss(100, 10.0, 1.0, 6)(theirs.detach().flatten(0, 1), theirs.flatten(0, 1))
     value.backward()
     loss.backward()
-    assert 2 * value.item() == pytest.approx(loss.item(), rel=1e-9)  # their teacher is the student here
+    assert 2 * value.item() == pytest.approx(loss.item(), rel=1e-9)  # their teacher gets the student's rows
     assert torch.allclose(ours.grad, theirs.grad, rtol=1e-9)
 
 

@@ -32,7 +32,7 @@ def drawn(count: int = 4000) -> torch.Tensor:
 
 
 class Vectors(torch.nn.Module):
-    """An encoder whose waveforms are the embeddings."""
+    """Return the waveforms as embeddings."""
 
     embedding_dim = 8
 
@@ -47,7 +47,7 @@ def on_vectors(**settings: object) -> Supervised:
 
 
 def batch(speakers: torch.Tensor | None = None, noise: float = 0.3) -> dict[str, torch.Tensor]:
-    """All utterances: speakers by turns, whose voices are unit vectors; `clean` has no noise."""
+    """Return all utterances of alternating speakers, whose voices are unit vectors; `clean` has no noise."""
     true = torch.arange(NUM_UTTERANCES) % NUM_SPEAKERS
     clean = F.one_hot(true, 8).float()
     noisy = clean + noise * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
@@ -57,14 +57,14 @@ def batch(speakers: torch.Tensor | None = None, noise: float = 0.3) -> dict[str,
 
 
 def taught(model: Supervised) -> Supervised:
-    """Its classes are the true voices."""
+    """Set the classes of a model to the true voices."""
     with torch.no_grad():
         model.classes.copy_(torch.eye(NUM_SPEAKERS, 8))
     return model
 
 
 def flipped(share: float) -> torch.Tensor:
-    """True labels, but for a share of the utterances, which have another speaker's."""
+    """Return labels that are wrong for a share of the utterances."""
     true = torch.arange(NUM_UTTERANCES) % NUM_SPEAKERS
     wrong = torch.randperm(NUM_UTTERANCES, generator=torch.Generator().manual_seed(5))
     wrong = wrong[: round(share * NUM_UTTERANCES)]
@@ -85,8 +85,8 @@ def test_crossing__densities_are_equal_there() -> None:
 @pytest.mark.parametrize(
     "mixture",
     [
-        two_gaussians((0, 1), (0, 1)),  # everywhere
-        two_gaussians((0, 1), (0.1, 1), weight=0.99),  # only beyond the means
+        two_gaussians((0, 1), (0, 1)),  # the densities are equal everywhere
+        two_gaussians((0, 1), (0.1, 1), weight=0.99),  # they are equal only outside the means
         two_gaussians((0, 0.1), (0.5, 3), weight=0.01),
     ],
 )
@@ -115,7 +115,7 @@ def test_gate__threshold_lies_between_the_losses_of_two_kinds_and_stays_where_th
     gate = Gate(MIXTURE, 4000)
     gate.remember(torch.arange(4000), drawn().exp(), torch.zeros(4000))
     gate.start_epoch(progress(0))
-    assert gate.threshold == 0  # not before its epoch
+    assert gate.threshold == 0  # the gate has not started yet
     gate.start_epoch(progress(1))
     assert gate.threshold.log().item() == pytest.approx(-0.5, abs=0.03)
     before = gate.threshold.clone()
@@ -163,7 +163,7 @@ def test_supervised__the_loss_is_the_mean_over_what_is_kept() -> None:
     model = on_vectors(gate=GateConfig(name="fixed", start_epoch=2, threshold=4.0))
     model(batch(), progress(1))
     losses, is_kept = model.gate.losses.clone(), model.gate.losses <= 4.0
-    assert 0 < is_kept.sum() < NUM_UTTERANCES and (model.gate.outcomes == KEPT).all()  # it has not begun
+    assert 0 < is_kept.sum() < NUM_UTTERANCES and (model.gate.outcomes == KEPT).all()  # not started yet
     output = model(batch(), progress(2))
     assert output.loss.item() == pytest.approx(losses[is_kept].mean().item(), rel=1e-6)
     assert torch.equal(model.gate.outcomes == KEPT, is_kept)
@@ -184,14 +184,14 @@ def test_supervised__a_correction_that_is_never_sure_is_the_gate_alone() -> None
     kept = outputs[0].metrics["kept"].item()
     assert 0 < kept < 1 and outputs[1].metrics["corrected"] == 0
     assert torch.equal(alone.gate.outcomes, never.gate.outcomes)
-    # The correction divides by all rows, the gate alone by those that it keeps.
+    # With correction the loss is divided by the number of all rows, without it by that of kept rows.
     assert outputs[1].loss.item() == pytest.approx(kept * outputs[0].loss.item(), rel=1e-6)
 
 
 def test_supervised__wrong_labels_are_corrected_by_the_clean_crop() -> None:
     labels, gate = flipped(0.2), GateConfig(name="fixed", start_epoch=0, threshold=3.0)
     model = taught(on_vectors(gate=gate, correction=CorrectionConfig(start_epoch=2, threshold=0.5)))
-    assert model(batch(), progress(0)).metrics["kept"] == 1  # the true labels
+    assert model(batch(), progress(0)).metrics["kept"] == 1  # with true labels
     right = labels == torch.arange(NUM_UTTERANCES) % NUM_SPEAKERS
     before = model(batch(labels), progress(1))
     assert before.metrics["kept"] == 0.8 and before.metrics["corrected"] == 0

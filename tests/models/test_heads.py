@@ -37,7 +37,7 @@ def test_prototypes__are_directions_alone() -> None:
     (prototypes() * torch.randn(7, 4)).sum().backward()
     assert torch.allclose(prototypes().norm(dim=1), torch.ones(7), atol=1e-6)
     along = (prototypes.weight * prototypes.weight.grad).sum(1)
-    assert along.abs().max() < 1e-6  # so a step never shortens them
+    assert along.abs().max() < 1e-6  # so a step never shortens the vectors
 
 
 def test_log_sum_exp__equals_the_plain_one_and_its_gradients() -> None:

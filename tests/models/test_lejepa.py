@@ -15,9 +15,9 @@ def test_lejepa__loss_is_that_of_lightly_with_the_same_directions(num_short, mon
     lejepa = model(num_short=num_short, sigreg_weight=0.2).eval()
     data = batch(lejepa, rows=5)
     z = [lejepa.projector(lejepa.encoder(v)) for g in lejepa.views for v in data[g.name].unbind(1)]
-    z = torch.stack(z).detach()  # (views, B, P), each view by itself
+    z = torch.stack(z).detach()  # (views, B, P), each view encoded separately
     theirs = lightly_loss("lejepa_loss", "LeJEPALoss")(lambda_param=0.2, sigreg_num_vectors=32)
-    directions = torch.randn(4, 32, generator=PROGRESS.generator())  # by the step, not PyTorch's own draws
+    directions = torch.randn(4, 32, generator=PROGRESS.generator())  # not PyTorch's global generator
     directions /= directions.norm(dim=0)
     monkeypatch.setattr(theirs.sigreg, "_generate_unit_vectors", lambda *_, **__: directions)
     if num_short:

@@ -51,5 +51,5 @@ def test_lim__scores_are_cosines_and_negatives_depend_on_the_step_alone(objectiv
     cosines = F.normalize(z_a, dim=1) @ F.normalize(z_b, dim=1).T
     expected = lim_loss(objective, cosines.diagonal(), cosines[torch.arange(6), others]).item()
     for seed in (1, 2):
-        torch.manual_seed(seed)  # workers differ in PyTorch's own draws
+        torch.manual_seed(seed)  # workers have different global seeds in PyTorch
         assert model.loss_at(z_a, z_b, PROGRESS).loss.item() == pytest.approx(expected, rel=1e-12)

@@ -13,7 +13,7 @@ from sslsv.models.simclr import SimCLR
 from sslsv.settings import ConfigError, build
 
 KINDS = ("am", "aam", "sphereface", "curricularface", "magface", "adaface")
-EXACT = ("am", "aam", "sphereface", "magface", "adaface")  # none of theirs is NT-Xent
+EXACT = ("am", "aam", "sphereface", "magface", "adaface")  # without a margin they equal NT-Xent
 COSINES = torch.linspace(-1, 1, 41, dtype=torch.float64)
 PROGRESS = Progress(step=4, total_steps=10, epoch=0, total_epochs=1)
 
@@ -109,7 +109,7 @@ def test_margin__identical_and_opposite_views_give_finite_gradients(name: str) -
         assert all(torch.isfinite(each).all() for each in loss_and_gradient(model, z_a, z_b))
 
 
-# The gradient of SphereFace is the plain cosine's, and AdaFace's norms have none, by design.
+# Left out by design: SphereFace has the gradient of the plain cosine, AdaFace's norms have none.
 @pytest.mark.parametrize("name", ["am", "aam", "curricularface", "magface"])
 def test_margin__gradient_is_that_of_finite_differences(name: str) -> None:
     model = simclr(name).double().eval()
@@ -118,7 +118,7 @@ def test_margin__gradient_is_that_of_finite_differences(name: str) -> None:
 
 
 def test_add_angle__is_the_cosine_of_the_larger_angle_and_falls_on_beyond_pi() -> None:
-    cosines = COSINES[:-1]  # at 1 the sine is clamped
+    cosines = COSINES[:-1]  # without 1, where the sine is clamped
     added, angles = add_angle(cosines, 0.3), cosines.acos() + 0.3
     inner = angles < math.pi
     assert torch.allclose(added[inner], angles[inner].cos())
@@ -170,7 +170,7 @@ def test_magface__norms_that_are_nearly_alike_give_a_bounded_gradient() -> None:
     anchors = torch.linspace(1.0, 1.0001, 9)[:, None].requires_grad_()
     margin.observe(torch.zeros(9), anchors)
     margin(torch.full((9, 2), 0.5), torch.zeros(9, 1, dtype=torch.int64), anchors)[:, 0].sum().backward()
-    assert 0 < anchors.grad.abs().max() <= 0.09 / 0.01  # margins' difference over the least range of norms
+    assert 0 < anchors.grad.abs().max() <= 0.09 / 0.01  # range of margins / smallest range of norms
 
 
 @pytest.mark.parametrize("name", ["curricularface", "adaface"])

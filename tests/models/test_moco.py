@@ -12,7 +12,7 @@ Q, K, QUEUE = unit(5, 4, seed=1), unit(5, 4, seed=2), unit(7, 4, seed=3)
 
 
 def moco_loss(q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor, temperature: float) -> torch.Tensor:
-    """InfoNCE as the method takes it: the own key is class 0 of the logits."""
+    """Return InfoNCE as the method computes it: the own key is class 0 of the logits."""
     logits = moco_logits(q, k, queue, temperature)
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64))
 
@@ -44,7 +44,7 @@ def test_moco_loss__another_order_of_the_queue_changes_neither_value_nor_gradien
 def test_moco__queries_meet_the_teachers_key_and_queue_of_the_other_view_and_own_keys_are_queued(
     shift,
 ) -> None:
-    model = small(MoCo, queue_length=10).eval()  # no batch statistics: each view may be embedded alone
+    model = small(MoCo, queue_length=10).eval()  # without batch statistics, views can be embedded separately
     shake(model.teacher)
     shift_positives(model, shift)
     data = batch(model)

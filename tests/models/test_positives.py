@@ -1,4 +1,4 @@
-"""SSPS changes nothing while it is off, and replaces exactly what it should while it is on."""
+"""Check that SSPS changes nothing before its start, and then replaces exactly the right positives."""
 
 import dataclasses
 import functools
@@ -88,7 +88,7 @@ NUM, DIM = 30, 4
 
 
 def sampler(labels: torch.Tensor, queue_length: int = 20) -> PositiveSampler:
-    """Return one whose utterances have these clusters, and whose own cluster is the only option."""
+    """Return a sampler with these clusters of utterances; it samples from the anchor's own cluster only."""
     num_clusters = int(labels.max()) + 1
     settings = SSPS(num_clusters=num_clusters, num_neighbors=0, queue_length=queue_length)
     result = PositiveSampler(settings, len(labels), DIM, DIM)
@@ -113,7 +113,7 @@ def test_sample__takes_an_utterance_of_the_drawn_cluster_that_is_in_the_queue() 
     target = sampler(labels)
     push(target, torch.arange(10, 22))
     places = target.sample(torch.arange(NUM), draws(NUM))
-    assert torch.equal(labels[target.utterances[places]], labels)  # speaker accuracy 1, were they speakers
+    assert torch.equal(labels[target.utterances[places]], labels)  # all from the anchor's cluster
 
 
 def test_sample__with_one_cluster_is_uniform_over_the_utterances_in_the_queue() -> None:
@@ -135,14 +135,14 @@ def test_sample__with_a_cluster_for_each_utterance_finds_only_its_own_older_posi
 
 def test_sample__takes_the_newest_positive_of_an_utterance() -> None:
     target = sampler(torch.arange(NUM), queue_length=12)
-    for value in range(4):  # goes round the ring
+    for value in range(4):  # wraps around the ring buffer
         push(target, torch.arange(5), float(value))
     rows = push(target, torch.arange(5), 9.0)
     assert torch.equal(rows[:, 1], torch.full((5,), 3.0))
 
 
 def nearest_sampler(num_neighbors: int) -> PositiveSampler:
-    """Return one of utterances whose directions turn with their number."""
+    """Return a sampler of utterances whose directions rotate with their number."""
     settings = SSPS(sampling="nearest", num_neighbors=num_neighbors, queue_length=20)
     target = PositiveSampler(settings, NUM, DIM, 2)
     angles = torch.arange(NUM) / NUM
@@ -173,7 +173,7 @@ def test_sampler__pushes_the_own_positives_and_not_what_replaced_them() -> None:
 def test_sampler__replaced_rows_have_no_gradient() -> None:
     labels = torch.arange(NUM) % 2
     target = sampler(labels)
-    push(target, torch.arange(0, 8, 2))  # of cluster 0 alone
+    push(target, torch.arange(0, 8, 2))  # only members of cluster 0
     rows = torch.randn(6, 2, DIM // 2, requires_grad=True)
     result, coverage = target(rows, torch.arange(6), draws(6))
     result.sum().backward()
@@ -185,7 +185,7 @@ def test_cluster__neighbours_are_other_clusters_and_labels_those_of_the_embeddin
     target = PositiveSampler(SSPS(num_clusters=4, num_neighbors=1, queue_length=8), 40, DIM, DIM)
     angles = torch.tensor([0.0, 0.2, 1.5, 1.8]).repeat_interleave(10) + 0.001 * torch.arange(40)
     rows = torch.stack([angles.cos(), angles.sin()], 1)
-    for seed in range(20):  # until the four first centroids are of four directions
+    for seed in range(20):  # until the initial centroids have four directions
         target.cluster(rows, torch.Generator().manual_seed(seed))
         if len(target.labels[::10].unique()) == 4:
             break

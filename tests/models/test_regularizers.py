@@ -36,7 +36,7 @@ def test_regularized__adds_weighted_terms_of_the_embeddings_and_their_gradient(n
     loss, gradients, metrics = step(regularized(name, ALL))
     added = sum(each.weight * metrics[f"embedding_{each.name}"].item() for each in ALL)
     assert loss.item() - plain_loss.item() == pytest.approx(added, rel=1e-9)
-    # The embedding's own layer is the last one before the terms: its gradient must differ.
+    # The embedding layer is the last one before the terms, so its gradient must differ.
     assert any(relative_error({n: gradients[n]}, {n: plain[n]}) > 1e-3 for n in plain if "encoder" in n)
 
 

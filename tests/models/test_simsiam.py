@@ -36,7 +36,7 @@ def test_simsiam__exchanged_views_change_nothing(model) -> None:
 
 def test_simsiam__the_metric_tells_spread_projections_from_collapsed_ones(model) -> None:
     assert model(batch(model), PROGRESS).metrics["projection_feature_std"] > 0.5
-    model.projector[-1] = torch.nn.Identity()  # the batch norm would draw the rows apart again
+    model.projector[-1] = torch.nn.Identity()  # a batch norm would spread the rows again
     torch.nn.init.zeros_(model.projector[-2].weight)
     assert model(batch(model), PROGRESS).metrics["projection_feature_std"] < 1e-6
 

@@ -77,7 +77,7 @@ def test_sigreg__is_that_of_lightly_with_the_same_directions(monkeypatch) -> Non
     monkeypatch.setattr(theirs, "_generate_unit_vectors", lambda *_, **__: directions)
     rows = 2 * normal(3, 40, 5) + 1  # three views
     value = losses.sigreg(rows, torch.Generator().manual_seed(2), 32)
-    assert value.item() == pytest.approx(theirs(rows).item(), rel=1e-6)  # their knots are in float32
+    assert value.item() == pytest.approx(theirs(rows).item(), rel=1e-6)  # the peer's knots are float32
 
 
 @pytest.mark.parametrize(("samples", "dims"), [(20, 4), (80, 16)])

@@ -75,7 +75,7 @@ def test_wmse__partitions_depend_on_the_step_alone_and_are_averaged() -> None:
     orders = [torch.randperm(16, generator=generator) for _ in range(3)]
     expected = sum(wmse_loss(z_a, z_b, order, 8).item() for order in orders) / 3
     for seed in (1, 2):
-        torch.manual_seed(seed)  # workers differ in PyTorch's own draws
+        torch.manual_seed(seed)  # workers have different global seeds in PyTorch
         assert wmse.loss_at(z_a, z_b, PROGRESS).loss.item() == pytest.approx(expected, rel=1e-12)
     later = dataclasses.replace(PROGRESS, step=4)
     assert wmse.loss_at(z_a, z_b, later).loss.item() != pytest.approx(expected, rel=1e-3)

@@ -9,7 +9,7 @@ from sslsv.ops.batchnorm import GlobalBatchNorm, synchronize_batchnorm
 
 
 def both_kinds(channels: int, dims: int, **options: Any) -> tuple[Any, Any]:
-    """PyTorch's batch norm and ours, of the same weights."""
+    """Return PyTorch's batch norm and ours, with the same weights."""
     plain = (nn.BatchNorm2d if dims == 4 else nn.BatchNorm1d)(channels, **options)
     if plain.affine:
         plain.weight.data = torch.linspace(-0.5, 1.5, channels)
@@ -18,7 +18,7 @@ def both_kinds(channels: int, dims: int, **options: Any) -> tuple[Any, Any]:
 
 
 def outcome(y: Tensor, weights: Tensor, x: Tensor, norm: nn.Module) -> list[Tensor]:
-    """Output, gradients of input and parameters, and running statistics."""
+    """Return the output, gradients of input and parameters, and running statistics."""
     return [y, *torch.autograd.grad((y * weights).sum(), [x, *norm.parameters()]), *norm.buffers()]
 
 

@@ -10,7 +10,7 @@ def _two_ranks(rank: int, folder: str) -> None:
     x = torch.full((2, 3), float(rank), dtype=torch.float64, requires_grad=True)
     gathered = distributed.gather(x)
     assert gathered[:, 0].tolist() == [0, 0, 1, 1]
-    # Each rank weighs the rows its own way: the gradient of a row is the sum of what both ask.
+    # Each rank weights the rows differently; the gradient of a row is the sum over both ranks.
     weights = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64) * (10**rank)
     (gathered.sum(1) * weights).sum().backward()
     assert x.grad is not None
@@ -18,11 +18,11 @@ def _two_ranks(rank: int, folder: str) -> None:
 
     x.grad = None
     gathered = distributed.gather(x, loss_is_whole=True)
-    weights = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)  # both ask for the same: twice of it
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)  # same loss: gradients double
     (gathered.sum(1) * weights).sum().backward()
     assert x.grad[:, 0].tolist() == ([2.0, 4.0] if rank == 0 else [6.0, 8.0])
 
-    # A gathered tensor that is not laid out row by row must come out right too.
+    # Gathering a tensor that is not contiguous must work too.
     assert distributed.gather(torch.arange(6.0).view(3, 2).T + rank)[2].tolist() == [1.0, 3.0, 5.0]
 
     y = torch.tensor([1.0 + rank], requires_grad=True)

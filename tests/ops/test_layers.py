@@ -48,7 +48,7 @@ def test_recomputed__draws_the_same_and_moves_running_statistics_once() -> None:
     for network, run in ((module, module), (other, lambda x: recomputed(other, x))):
         torch.manual_seed(15)
         y = run(x)
-        torch.rand(7)  # what others draw in between
+        torch.rand(7)  # other code draws in between
         gradients = torch.autograd.grad(y.square().sum(), [x, *network.parameters()])
         results.append([y, *gradients, *network.buffers()])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

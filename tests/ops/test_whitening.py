@@ -21,7 +21,7 @@ def test_iternorm__whitens_within_groups_only() -> None:
 def test_iternorm__matrix_is_the_inverse_square_root_of_the_covariance() -> None:
     x = torch.randn(500, 4, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     x = x * torch.tensor([1.0, 2.0, 0.5, 1.5], dtype=torch.float64)
-    # Nine steps converge; from about twelve on, this iteration lets rounding grow.
+    # Nine steps converge; after about twelve, this iteration amplifies rounding errors.
     norm = IterNorm(4, num_groups=1, iterations=9, momentum=1.0).double()
     norm(x)
     values, vectors = torch.linalg.eigh(torch.cov(x.T, correction=0) + 1e-5 * torch.eye(4))

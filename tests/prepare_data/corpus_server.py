@@ -1,4 +1,4 @@
-"""Small archives of the real structure, and a local HTTP server for them that knows Range and can break off."""
+"""Provide small archives with the real structure, and an HTTP server that supports Range and can hang up."""
 
 import hashlib
 import io
@@ -36,7 +36,7 @@ def wav(samples: npt.NDArray[np.float32], rate: int = 16_000) -> bytes:
 
 
 def m4a(samples: npt.NDArray[np.float32]) -> bytes:
-    """Real AAC in an MP4 container, as VoxCeleb2 has it."""
+    """Return AAC in an MP4 container, as in VoxCeleb2."""
     with TemporaryDirectory() as folder:
         return codecs.write_codec(Path(folder), "a.m4a", samples).read_bytes()
 
@@ -87,7 +87,7 @@ def voxceleb2_files() -> dict[str, bytes]:
 
 
 def everything() -> dict[str, bytes]:
-    """Every file of the servers, by name, with the real structure and a few recordings each."""
+    """Return every file of the servers by name, with the real structure and a few recordings each."""
     test = {
         f"wav/{speaker}/v/0000{n}.wav": wav(speech(n)) for speaker in ("id10270", "id10271") for n in (1, 2)
     }
@@ -114,13 +114,13 @@ def everything() -> dict[str, bytes]:
 
 @dataclass
 class Server:
-    """What it serves and how it behaves; `sent` counts the bytes of each file's bodies."""
+    """Hold the served files and the behaviour; `sent` counts the bytes sent in bodies for each file."""
 
     files: dict[str, bytes]
     url: str = ""
     sent: dict[str, int] = field(default_factory=dict)
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)  # path with query, headers
-    # Bytes of the next answers to a name, after each of which it hangs up.
+    # For each name, the bytes after which the next answers hang up.
     break_after: dict[str, list[int]] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
     knows_range: bool = True
@@ -190,6 +190,6 @@ def serving(files: dict[str, bytes]) -> Iterator[Server]:
 
 
 def tree(root: Path) -> list[str]:
-    """All files below a folder, sorted, without the archives and hidden ones."""
+    """Return all files below a folder, sorted, without archives and hidden files."""
     paths = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     return sorted(path for path in paths if not path.startswith("archives/") and "/." not in f"/{path}")

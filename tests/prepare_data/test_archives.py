@@ -87,7 +87,7 @@ def test_extract__says_that_a_part_is_missing_or_cut_off(tmp_path: Path, drop: s
         extract(paths, place_of, tmp_path / "out", "x")
 
 
-@pytest.mark.parametrize("top", ["", "./"])  # `tar czf x.tar.gz .` begins with the folder itself
+@pytest.mark.parametrize("top", ["", "./"])  # `tar czf x.tar.gz .` puts the folder itself first
 def test_read_tar__yields_the_files_of_the_suffix(tmp_path: Path, top: str) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:

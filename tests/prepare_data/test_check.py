@@ -15,9 +15,9 @@ from sslsv.prepare_data.check import SCHEMA, inspect, measure
 
 @pytest.fixture
 def corpus(ray_session: None, demo_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A list of two speakers' recordings and no others; reports go to the test's own folder.
+    """Make a list of two speakers' recordings; reports go to the test's folder.
 
-    Only below the corpus does a folder `musan` hold noises.
+    A folder `musan` counts as noises only below the corpus, not above it.
     """
     root = tmp_path / "musan/corpus"
     root.mkdir(parents=True)
@@ -38,7 +38,7 @@ def test_check__every_kind_of_bad_file_is_found_and_named_in_the_report(
     corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (corpus / "musan_split").mkdir()
-    soundfile.write(corpus / "musan_split/short.wav", tone(0.2), 16_000)  # noises only have to be readable
+    soundfile.write(corpus / "musan_split/short.wav", tone(0.2), 16_000)  # noises need only be readable
     assert check(str(corpus)) == 0
     assert "9 files" in (printed := capsys.readouterr().out) and "0 bad files" in printed
     paths = [str(corpus / path) for path in read_train_lists(corpus, ["voxceleb2_train_list"]).paths]
@@ -101,7 +101,7 @@ def test_inspect__measures_known_signals_however_much_is_read_at_a_time(
     row = inspect(str(tmp_path / "a.wav"))
     assert set(row) == set(SCHEMA.names) - {"error"}
     assert (row["seconds"], row["sample_rate"]) == (2.0, 16_000)
-    assert row["silent_share"] == 0.25  # a constant is silence
+    assert row["silent_share"] == 0.25  # constant samples count as silence
     assert row["clipped_share"] == pytest.approx(160 / 32_000)
     monkeypatch.setattr("sslsv.prepare_data.check._BLOCK", 320 * 7)
     assert inspect(str(tmp_path / "a.wav")) == row

@@ -47,11 +47,11 @@ def test_convert__decodes_out_of_the_parts_and_lists_failures(
     (out / f"id00011/v/00001.{kind}").unlink()
     assert convert_archive(archive_of(tmp_path, files), out, kind)
     again = {path: path.stat().st_mtime_ns for path in out.rglob("*.*")}
-    kept = [path for path in times if again[path] == times[path]]  # what is there is not made again
+    kept = [path for path in times if again[path] == times[path]]  # existing files are not converted again
     assert len(again) == 4 and sorted(path.stem for path in kept) == ["00000", "00003"]
 
 
-# One of each way to be read; tests/data/test_audio.py has every codec.
+# One file per way of reading; tests/data/test_audio.py has every codec.
 @pytest.mark.parametrize("name", ["pcm24.wav", "a.flac", "a.mp3", "a.opus", "a.m4a", "mp3.wav"])
 def test_convert__the_copy_has_the_samples_that_training_hears_of_the_original(
     tmp_path: Path, name: str

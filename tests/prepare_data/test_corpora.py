@@ -1,4 +1,4 @@
-"""The whole preparation, offline: a local server with archives of the real structure."""
+"""Test the entire preparation offline, from a local server with archives of the real structure."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -114,12 +114,12 @@ def test_install__what_the_user_has_linked_is_taken_as_it_is(
     assert prepare("--only", "voxceleb1", "voxceleb2", "musan", "rirs") == 0
     assert capsys.readouterr().out.count("your own, as linked") == 4
     assert prepare("--only", "lists", "--held-out-speakers", "0") == 0
-    assert "data has these steps: lists." in capsys.readouterr().out  # it may lack what was not looked at
+    assert "data has these steps: lists." in capsys.readouterr().out  # unchecked corpora are not mentioned
     assert len(read_train_lists(root, ("voxceleb1_train_list",))) == 24
     assert not server.requests and tree(mine) == before
 
 
-RECORDINGS = [("id10270", "test", 1), ("id10270", "test", 2), ("id10271", "dev", 1)]  # of the test lists
+RECORDINGS = [("id10270", "test", 1), ("id10270", "test", 2), ("id10271", "dev", 1)]  # from the test lists
 
 
 @pytest.mark.parametrize("pattern", ["{part}/wav/{who}/v/0000{n}.wav", "{who}/v/0000{n}.flac"])

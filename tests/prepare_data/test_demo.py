@@ -59,7 +59,7 @@ def test_make_demo_corpus__again_is_nothing_and_interrupted_is_finished(tmp_path
 
 
 def test_make_demo_corpus__speakers_differ_more_than_recordings(demo_corpus: Path) -> None:
-    # Long-term log spectrum of the loudest half: crude, but closer within a speaker than between speakers.
+    # Long-term log spectrum of the loudest half: simple, but it differs less within than between speakers.
     manifest = read_train_lists(demo_corpus, ("voxceleb2_train_list", "voxceleb1_train_list"))
     features = []
     for path in manifest.paths:

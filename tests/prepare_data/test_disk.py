@@ -14,7 +14,7 @@ from sslsv.prepare_data.disk import check_space, sample_bytes, sentence_of, writ
 
 @contextlib.contextmanager
 def largest_file(num_bytes: int) -> Iterator[None]:
-    """Let writes of this process fail where a file would become larger, as on a disk that is full."""
+    """Make writes of this process fail if a file would exceed a size, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:

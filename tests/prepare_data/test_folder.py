@@ -17,7 +17,7 @@ from sslsv.train import check_data
 
 
 def put(folder: Path, *files: str) -> Path:
-    """Put files with a second of sound below a folder."""
+    """Write files with one second of sound below a folder."""
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(folder / file, np.ones(16_000) / 2, 16_000, format="WAV")
@@ -26,7 +26,7 @@ def put(folder: Path, *files: str) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Six speakers with three recordings each, in folders: NAME/session/number.wav."""
+    """Make six speakers with three recordings each, as NAME/session/number.wav."""
     names = ("ann", "bob", "cid", "dee", "eve", "Fay Ray")
     return put(
         tmp_path / "data/calls", *[f"{name}/{name}_{n // 2}/{n}.wav" for name in names for n in range(3)]
@@ -43,7 +43,7 @@ def test_folder__held_out_speakers_are_in_the_trials_and_not_in_the_train_list(f
     trials = read_trials(root, "calls_validation_trials")
     heard = {path.split("/")[1] for path in trials.paths}
     assert len(heard) == 2 and not heard & {path.split("/")[1] for path in manifest.paths}
-    assert trials.targets.sum() == 2 and (~trials.targets).sum() == 2  # one recording of each session
+    assert trials.targets.sum() == 2 and (~trials.targets).sum() == 2  # one recording per session
     for i, j in zip(trials.enrol[trials.targets], trials.test[trials.targets], strict=True):
         assert os.path.dirname(trials.paths[i]) != os.path.dirname(trials.paths[j])
 
@@ -76,7 +76,7 @@ def test_folder__noises_rooms_and_what_is_no_audio_are_left_out_and_named(
 
 
 def overrides_of(printed: str) -> list[str]:
-    """Return the overrides of the command that is printed, as a shell passes them on."""
+    """Return the overrides in the printed command, as a shell passes them on."""
     command = shlex.split(next(line for line in printed.splitlines() if "sslsv train" in line))
     assert command[3:6] == ["sslsv", "train", "configs/simclr.yml"]
     return command[6:]
@@ -110,7 +110,7 @@ def test_folder__the_printed_command_augments_with_the_noises_that_are_there(
 
 @pytest.fixture(scope="module")
 def printed_overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The overrides of the command that is printed for 384 recordings of six speakers."""
+    """Return the overrides in the command printed for 384 recordings of six speakers."""
     folder, printed = tmp_path_factory.mktemp("data") / "calls", io.StringIO()
     put(folder, *[f"{speaker}/{n}.wav" for speaker in "abcdef" for n in range(64)])
     with contextlib.redirect_stdout(printed):
@@ -156,7 +156,7 @@ def test_folder__wrong_request_or_name_is_one_sentence(
     assert not list(folder.parent.glob("calls_*"))
 
 
-SPEAKERS = {  # files, and the speakers that are read from their folders, or the sentence
+SPEAKERS = {  # files, and the speakers found from their folders or the error message
     "speaker/file": (["ann/1.wav", "bob/1.wav"], ["ann", "bob"]),
     "folder/speaker/file": (["wav/ann/1.wav", "wav/bob/1.wav"], ["ann", "bob"]),
     "speaker/folder/file": (["ann/wav/1.wav", "bob/wav/1.wav"], ["ann", "bob"]),
@@ -214,7 +214,7 @@ def test_folder__speakers_are_told_by_a_level_of_folders(
 ) -> None:
     files, expected, *level = case
     folder, options = put(tmp_path / "data/calls", *files), [f"--speaker-from={each}" for each in level]
-    root = tmp_path / "lists" if level else folder.parent  # outside of which paths are absolute
+    root = tmp_path / "lists" if level else folder.parent  # paths outside this folder are absolute
     root.mkdir(exist_ok=True)
     status = main(["folder", str(folder), f"--root={root}", "--held-out-speakers=0", *options])
     if isinstance(expected, str):
@@ -225,7 +225,7 @@ def test_folder__speakers_are_told_by_a_level_of_folders(
     manifest = read_train_lists(root, ["calls_train_list"])
     assert manifest.speaker_names == expected and manifest.paths[0].startswith(str(folder)) == bool(level)
     assert len({path.removesuffix(".flac") for path in manifest.paths}) == len(manifest.paths)
-    assert not any(path.endswith("m4a") for path in manifest.paths)  # it is slow to read
+    assert not any(path.endswith("m4a") for path in manifest.paths)  # m4a is slow to read
 
 
 def test_folder__of_voxceleb_says_what_is_left_out_and_pairs_videos(

@@ -68,7 +68,7 @@ def test_pack__never_overwrites(corpus: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 def pack_until_it_fails(corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Pack with a disk that is full once, at recording 60; returns the list that all names read are put on."""
+    """Pack while the disk is full once, at recording 60; return the list that collects all names read."""
     read: list[str] = []
     real = packing._read
 
@@ -97,14 +97,14 @@ def test_pack__interrupted_goes_on_where_it_was_with_the_sound_shards_and_the_sa
         (tmp_path / "out/shard-00000.int16").write_bytes(b"")
     assert pack(corpus, tmp_path / "out", shard_mb=1, jobs=1)
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
-    assert bool(set(read[:40]) & set(read[60:])) == is_damaged  # what was finished is not read again
+    assert bool(set(read[:40]) & set(read[60:])) == is_damaged  # finished shards are not read again
 
 
 def test_pack__unreadable_recordings_are_named(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = sorted((corpus / "voxceleb2").rglob("*.wav"))[3]
     rng = np.random.default_rng(0)
     soundfile.write(corpus / "a.flac", rng.uniform(-1, 1, 48000), 16000)
-    bad.write_bytes((corpus / "a.flac").read_bytes()[:20000])  # decodes for a while, then ends
+    bad.write_bytes((corpus / "a.flac").read_bytes()[:20000])  # truncated: decodes at first, then ends early
     assert main(["pack", str(corpus)]) == 1
     assert str(bad) in capsys.readouterr().err
     packed = Packed(str(corpus / "packed"))

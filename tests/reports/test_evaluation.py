@@ -15,7 +15,7 @@ METRICS = {
 
 
 def scored_list():
-    """A list of 1,000 Gaussian scores of 12 speakers with 6 recordings each."""
+    """Return a list of 1,000 Gaussian scores of 12 speakers with 6 recordings each."""
     generator = np.random.default_rng(0)
     who = np.repeat(np.arange(12), 6)
     enrol, test = generator.permutation(np.triu_indices(len(who), 1), axis=1)[:, :1000]

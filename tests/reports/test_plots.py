@@ -63,6 +63,6 @@ def test_line_chart__grows_with_its_labels_so_that_the_curves_keep_their_room():
     for name, count in (("a", 3), ("a", 30), ("a" * 60, 3), ("a" * 60, 30)):
         _, svg = line_chart("EER", [(f"{i}{name}", [1, 2], [i, i]) for i in range(count)])
         heights.append(float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', svg)[1]))
-        assert len(re.findall(r">\d+a+</text>", svg)) == min(count, 24)  # as many as differ in their looks
+        assert len(re.findall(r">\d+a+</text>", svg)) == min(count, 24)  # at most 24 styles
     few, many, long, many_long = heights
     assert few < long < many < many_long

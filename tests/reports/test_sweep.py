@@ -13,7 +13,7 @@ KEYS = ["model.temperature", "optimizer.name", "optimizer.momentum"]
 
 
 def sweep_folder(tmp_path, num_trials=18):
-    """A sweep in which low temperatures win, half of the EER is the pseudo EER, and trial 7 collapses."""
+    """Write a sweep in which low temperatures win, the pseudo EER is half the EER, and trial 7 collapses."""
     folder, rows = RunFolder(str(tmp_path), "sweep"), []
     folder.write_json("sweep.json", {"space_file": "a.py", "space": "SPACE = <1>", "rungs": [1, 3, 9]})
     for trial in range(num_trials):
@@ -95,7 +95,7 @@ def test_write_sweep_report__says_why_trials_were_lost_and_how_many_it_shows(tmp
 def test_write_sweep_report__counts_what_early_stopping_saved(tmp_path):
     folder, rows = sweep_folder(tmp_path)
     epochs = sum(row["epoch"] for row in rows)
-    collapsed = next(row["epoch"] for row in rows if row["state"] == "collapsed")  # it ended by itself
+    collapsed = next(row["epoch"] for row in rows if row["state"] == "collapsed")  # not stopped early
     assert f"<b>{epochs}</b><small>{17 * 9 + collapsed} without early stopping</small>" in report_of(folder)
 
 
@@ -134,7 +134,7 @@ def test_importance__finds_the_one_setting_that_matters():
     shares = importance(columns, [2.0 * i for i in range(11)] + [None])
     assert next(iter(shares)) == "a" and set(shares) == {"a", "b"} and int(shares["a"].rstrip("%")) > 80
     assert importance(columns, [1.0] * 7 + [None] * 5) == {}
-    assert importance({"a": [1] * 12}, columns["a"]) == {}  # nothing was varied
+    assert importance({"a": [1] * 12}, columns["a"]) == {}  # no setting was varied
     assert importance(columns, [1.0] * 12) == {}  # min_dcf is 1 for all at an early rung
 
 
@@ -149,8 +149,8 @@ PSEUDO, RANKME = "label_free/pseudo_eer", "label_free/rankme"
         # Order by criterion: trials 2, 0, 1, 3; by EER: 0, 1, 2, 3.  Of six pairs two disagree: (6 - 4) / 6.
         (PSEUDO, [2.0, 3.0, 1.0, 4.0], [10.0, 12.0, 15.0, 20.0], 1 / 3, 5.0),
         (PSEUDO, [4, 3, 2, 1], [10, 20, 30, 40], -1.0, 30.0),
-        (PSEUDO, [1, 1, 2], [10, 14, 20], 2 / 6**0.5, 2.0),  # equally best ones share their regret
-        (PSEUDO, [1, 1, 1], [10, 14, 21], None, 5.0),  # a constant has no order
+        (PSEUDO, [1, 1, 2], [10, 14, 20], 2 / 6**0.5, 2.0),  # equally good trials share their regret
+        (PSEUDO, [1, 1, 1], [10, 14, 21], None, 5.0),  # a constant criterion gives no order
     ],
 )
 def test_rank_criteria__by_hand(criterion, values, eers, tau, regret):

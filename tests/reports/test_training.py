@@ -46,7 +46,7 @@ def page(tmp_path_factory):
 
 
 def rows_of(page):
-    """Cells of every table row, as text."""
+    """Return the cells of every table row, as text."""
     rows = re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
     return [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL) for row in rows]
 
@@ -78,7 +78,7 @@ def test_write_report__is_one_file_that_needs_no_other(page):
     assert not re.findall(r'(?:src|href)="(?!#|data:)', page) and not re.findall(r"url\((?!#)", page)
     assert "prefers-color-scheme: dark" in page and 'name="viewport"' in page
     ids = [set(re.findall(r' id="([^"]+)"', svg)) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
-    assert sum(map(len, ids)) == len(set.union(*ids)) > 0  # no id reaches into another picture
+    assert sum(map(len, ids)) == len(set.union(*ids)) > 0  # no id occurs in two pictures
 
 
 @pytest.mark.parametrize("missing", [None, "best", "last", "is_finished"])
@@ -127,7 +127,7 @@ def test_curve_sections__one_quantity_has_one_name_and_a_line_for_each_kind_of_r
         "feature std": ["training crops", "validation recordings", "training utterances"],
         "uniformity": ["validation recordings", "training utterances"],
         "RankMe": ["validation recordings", "training utterances"],
-        "LiDAR": [],  # It needs no legend.
+        "LiDAR": [],  # a single curve needs no legend
     }
     assert found.keys() == lines.keys()
     for caption, names in lines.items():

@@ -66,7 +66,7 @@ def test_newest_sound_checkpoint__an_error_of_the_storage_is_no_damage(folder):
         raise OSError(errno.EIO, "Input/output error")
 
     folder.read = fails
-    with pytest.raises(OSError, match="Input/output error"):  # never from the beginning: the disk is away
+    with pytest.raises(OSError, match="Input/output error"):  # must not restart from step 0
         newest_sound_checkpoint(folder)
 
 
@@ -107,7 +107,7 @@ def test_checkpoint_writer__saves_the_state_of_the_call_while_training_goes_on(f
     monkeypatch.setattr(folder, "write", lambda *file: is_released.wait(30) and write(*file))
     writer, weight = CheckpointWriter(folder, keep=2, every_minutes=1), torch.zeros(3)
     writer.save(some_checkpoint(1, weight))
-    weight.add_(1)  # the next step, before anything is on the disk
+    weight.add_(1)  # the next step changes the weights before the file is written
     assert steps(folder) == []
     is_released.set()
     writer.wait()

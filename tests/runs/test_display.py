@@ -21,16 +21,16 @@ def wait_for(text, capsys, found=""):
 
 def test_live_line__draws_the_newest_record_and_prints_all_new_notices(tmp_path, capsys):
     folder = RunFolder(str(tmp_path), "run")
-    # An earlier command has left this; some of its steps are done again.
+    # A record of an earlier command; some of its steps are repeated.
     folder.append_lines("metrics.jsonl", [json.dumps(RECORD | {"step": 9, "notice": "an old sentence"})])
     with LiveLine("starting") as line:
         line.follow(folder)
-        time.sleep(0.6)  # it has looked once
+        time.sleep(0.6)  # time to read the file once
         line.say("a sentence [of] the command")
         noted = [
             json.dumps(RECORD | {"step": step, "notice": f"a sentence of step {step}"}) for step in (5, 6)
         ]
-        folder.append_lines("metrics.jsonl", [*noted, json.dumps(RECORD), '{"step": 8, "lo'])  # being written
+        folder.append_lines("metrics.jsonl", [*noted, json.dumps(RECORD), '{"step": 8, "lo'])  # incomplete
         found = wait_for("step 7", capsys)
     assert "step 7/40  epoch 1.75  loss 2.5000  1:02:05 left" in found
     assert all(f"a sentence {whom}" in found for whom in ("of step 5", "of step 6", "[of] the command"))
@@ -44,7 +44,7 @@ def test_live_line__names_each_stage_with_the_seconds_since_the_start(tmp_path, 
         line.follow(folder)
         line.stage("starting 2 training workers")
         found = wait_for("starting 2 training workers", capsys)
-    assert "/" not in found and "None" not in found  # nothing is counted yet
+    assert "/" not in found and "None" not in found  # no progress is shown yet
 
 
 def test_live_line__a_command_that_ends_at_once_shows_nothing(capsys):

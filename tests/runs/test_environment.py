@@ -1,4 +1,4 @@
-"""What is said of a machine; the rest of it is tested where a run's environment is read."""
+"""Test the description of a machine; other parts are tested where a run's environment is read."""
 
 import subprocess
 

@@ -173,6 +173,6 @@ def test_only_command_on__a_second_command_is_told_who_is_there(tmp_path):
         with pytest.raises(ValueError, match=sentence), only_command_on(folder):
             pass
         with only_command_on(RunFolder(str(tmp_path), "another")):
-            holder.kill()  # -9: nobody tidies up, the kernel lets go
+            holder.kill()  # SIGKILL: without any cleanup, the kernel releases the lock
     with only_command_on(folder), pytest.raises(ValueError, match="in use"), only_command_on(folder):
         pass

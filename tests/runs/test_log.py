@@ -20,7 +20,7 @@ def test_run_log__steps_that_are_done_again_are_not_there_twice(folder):
     log = open_log(folder)
     for step in (1, 2, 3):
         log.write({"step": step, "loss": 0.5})
-    log = open_log(folder, 2)  # the checkpoint was of step 2
+    log = open_log(folder, 2)  # the checkpoint is of step 2
     log.write({"step": 3, "loss": 0.25})
     assert [(r["step"], r["loss"]) for r in folder.metrics()] == [(1, 0.5), (2, 0.5), (3, 0.25)]
 
@@ -74,7 +74,7 @@ def test_run_log__a_wandb_that_fails_kills_no_run_and_is_told_once(folder, monke
 
 def test_wandb_mode__the_setting_then_the_environment(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "k")
-    for asked in ("offline", "dryrun"):  # one mode has two names
+    for asked in ("offline", "dryrun"):  # two names of one mode
         monkeypatch.setenv("WANDB_MODE", asked)
         assert (wandb_mode("disabled"), wandb_mode("auto")) == ("disabled", "offline")
 

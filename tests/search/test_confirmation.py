@@ -1,4 +1,4 @@
-"""Confirmation: intervals by hand, the same seeds for all, interrupted and asked for more."""
+"""Test confirmation: intervals computed by hand, equal seeds for all, interruptions and extensions."""
 
 import contextlib
 import dataclasses
@@ -24,7 +24,7 @@ def sweep(tmp_path):
 
 
 def end(confirmation, *eers):
-    """Let one training after the other come to its end; those without an EER collapse."""
+    """Finish one training after the other; a training whose EER is None collapses."""
     for eer in eers:
         segment = confirmation.next_segment(at_once=1)
         if eer is not None:
@@ -71,7 +71,7 @@ def test_confirmation__trains_base_and_best_with_the_same_new_seeds_and_tests_th
 
 @pytest.mark.parametrize("trials", [1, 3])
 def test_confirmation__a_trial_with_the_settings_of_the_base_is_not_compared_with_it(tmp_path, trials):
-    at_the_end = {"model.temperature": tune.uniform(BASE.model.temperature, 1.0)}  # low ones are best
+    at_the_end = {"model.temperature": tune.uniform(BASE.model.temperature, 1.0)}  # low temperatures are best
     changes = {"parameters": at_the_end, "tries_base_first": True, "trials": trials}
     sweep = open_sweep(tmp_path, scheduler=None, rung_epochs=(), **changes)
     while not sweep.is_over:
@@ -128,7 +128,7 @@ def test_confirmation__what_collapsed_is_left_out_with_its_partner(sweep):
 def test_confirm__says_how_many_there_are_and_fails_where_nothing_is_comparable(sweep, capsys, eers, fails):
     confirmation = Confirmation(sweep, num_best=1, num_seeds=2)
     end(confirmation, *eers)
-    sweep.history.outcomes[:] = standing(sweep.history)[:1]  # one that can win
+    sweep.history.outcomes[:] = standing(sweep.history)[:1]  # only one trial can win
     slots = Slots(at_once=1, gpus=0.0, resources=ResourcesConfig())
     with pytest.raises(Failed, match="nothing is confirmed") if fails else contextlib.nullcontext():
         confirm(sweep, slots, num_best=3, num_seeds=2)

@@ -1,4 +1,4 @@
-"""How many trials run at once, what each takes, and what ends a sweep."""
+"""Test how many trials run at once, their resources, and the end of a sweep."""
 
 import os
 
@@ -38,8 +38,8 @@ def test_find_slots__two_cores_hold_two_trials_of_one_thread_or_one_of_two(two_c
         (ResourcesConfig(), GPUS, 1.0, 4),
         (ResourcesConfig(), GPUS, 0.5, 8),
         (ResourcesConfig(workers=2), GPUS, 1.0, 2),
-        (ResourcesConfig(), ONE_GPU, 0.4, 2),  # 0.2 of the GPU is left to nobody
-        (ResourcesConfig(), ({"CPU": 32.0, "GPU": 1.0}, GPUS[1]), 1.0, 1),  # other jobs hold three
+        (ResourcesConfig(), ONE_GPU, 0.4, 2),  # 0.2 of the GPU stays unused
+        (ResourcesConfig(), ({"CPU": 32.0, "GPU": 1.0}, GPUS[1]), 1.0, 1),  # other jobs hold three GPUs
     ],
 )
 def test_find_slots__gpus_may_be_shared_by_trials_of_one_worker(resources, cluster, gpus, expected):
@@ -70,7 +70,7 @@ def test_segments__the_third_fault_of_the_storage_in_a_row_halts_and_nothing_is_
     for _ in range(2):
         sweep.put_back(first, "the disk is away")
         assert sweep.next_segment(at_once=1) == first
-    train(sweep, first)  # it is there again
+    train(sweep, first)  # the disk is available again
     segments = Segments(sweep, at_once=1)
     for number in range(3):
         assert isinstance(segments.suggest(str(number)), dict)

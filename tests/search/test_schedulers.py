@@ -1,4 +1,4 @@
-"""Decisions on made-up values: exact on small cases, and the same whatever happens on the way."""
+"""Test decisions on synthetic values: exact in small cases, and independent of order and interruptions."""
 
 import random
 
@@ -8,10 +8,10 @@ from sslsv.search.schedulers import Asha, Decision, Halving, History, Outcome, s
 
 
 def run(scheduler, costs, rungs, at_once=1, *, seed=None, kills=0.0, states=None, history=None, late=()):
-    """The history of a sweep in which segments end in random order and the driver dies now and then.
+    """Return the history of a sweep whose segments end in random order and whose driver dies at times.
 
-    `costs[index]` is a number or one per rung; a trial of `late` collapses after its first rung. A driver
-    that died (with probability `kills`) knows its history only.
+    `costs[index]` is a number or one per rung; a trial of `late` collapses after its first rung. The driver
+    dies with probability `kills`; then only the history survives.
     """
     rng = random.Random(seed)
     history, running = history or History(), []
@@ -47,11 +47,11 @@ def last_rungs(history):
     ("scheduler", "costs", "rungs", "expected"),
     [
         (Halving(3), [8, 0, 7, 1, 6, 2, 5, 3, 4], 3, [0, 2, 0, 1, 0, 1, 0, 0, 0]),
-        (Halving(2), [5, 5, 5, 5], 2, [1, 1, 0, 0]),  # equal costs: in the order of the trials
-        (Halving(4), [2, 1], 3, [0, 2]),  # one goes on even of too few
+        (Halving(2), [5, 5, 5, 5], 2, [1, 1, 0, 0]),  # equal costs are ranked by trial index
+        (Halving(4), [2, 1], 3, [0, 2]),  # one trial goes on even if there are fewer than 4
         (Asha(4), [2, 1], 3, [0, 2]),
         (Asha(2), [5, 3, 4, 1], 2, [0, 1, 0, 1]),
-        (Asha(), [3, 1, 2], 1, [0, 0, 0]),  # without rungs all are trained to the end
+        (Asha(), [3, 1, 2], 1, [0, 0, 0]),  # without rungs, all trials are trained to the end
         (Halving(), [3, 1, 2], 1, [0, 0, 0]),
     ],
 )

@@ -1,4 +1,4 @@
-"""Configurations: pure, within their dimensions, conditional; TPE learns."""
+"""Test configurations: reproducible, within their dimensions, conditional; and that TPE learns."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_grid__tries_every_combination_once():
 
 
 def search(searcher, trials=40, target=0.7, seed=1717):
-    """Costs of one trial after the other; the best is at `target`."""
+    """Return configurations and costs of one trial after the other; the optimum is at `target`."""
     searched = make_searcher({"x": tune.uniform(0, 1), "y": tune.uniform(0, 1)}, searcher=searcher, seed=seed)
     found, history = {}, History()
     for index in range(trials):
@@ -80,7 +80,7 @@ def test_tpe__collapsed_failed_and_running_trials_are_kept_away_from():
     searched = make_searcher({"x": tune.uniform(0, 1)}, searcher="tpe", startup_trials=0)
     earlier = {i: {"x": 0.05 * i} for i in range(20)}
     history = History([Decision(i, 0) for i in range(20)])
-    for index in range(19):  # the left half collapses, the last one still runs
+    for index in range(19):  # the left half collapses, the last trial is still running
         state, cost = ("collapsed", None) if index < 10 else ("reached", 1.0)
         history.outcomes.append(Outcome(index, 0, state, cost))
     assert np.mean([searched.choose(20 + i, earlier, history)["x"] for i in range(10)]) > 0.5

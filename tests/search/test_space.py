@@ -1,4 +1,4 @@
-"""Spaces: what they may hold, and every mistake in a sentence."""
+"""Test spaces: allowed contents, and a one-sentence message for every mistake."""
 
 import json
 
@@ -28,12 +28,12 @@ def choice(*values):
         (tune.uniform(0, 2), FloatDistribution(0, 2)),
         (tune.loguniform(1e-4, 1e-2), FloatDistribution(1e-4, 1e-2, log=True)),
         (tune.quniform(0, 1, 0.25), FloatDistribution(0, 1, step=0.25)),
-        (tune.randint(1, 4), IntDistribution(1, 3)),  # Ray excludes the end
-        (tune.qrandint(2, 8, 2), IntDistribution(2, 8, step=2)),  # but not here
+        (tune.randint(1, 4), IntDistribution(1, 3)),  # Ray excludes the upper end
+        (tune.qrandint(2, 8, 2), IntDistribution(2, 8, step=2)),  # but includes it here
         (tune.lograndint(1, 9), IntDistribution(1, 8, log=True)),
         (tune.choice([[1], []]), choice([1], [])),
         (tune.grid_search([1, 2]), choice(1, 2)),
-        (tune.choice([(8, 8), np.int64(3)]), choice([8, 8], 3)),  # as a file gives them back
+        (tune.choice([(8, 8), np.int64(3)]), choice([8, 8], 3)),  # lists, as read back from a file
         (tune.choice([{"name": "vicreg", "dims": (8,)}]), choice({"name": "vicreg", "dims": [8]})),
     ],
 )

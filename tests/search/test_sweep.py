@@ -1,4 +1,4 @@
-"""A sweep and its files: segments in order, killed anywhere; which folder it may use, and what may change."""
+"""Test a sweep and its files: order of segments, kills at any point, allowed folders and changes."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ def open_sweep(tmp_path, name="sweep", **changes):
 
 
 def train(sweep, segment, state="reached"):
-    """What a trial would leave of a segment: the lower the temperature, the better."""
+    """Write the result of a segment as a trial would; lower temperatures give lower EERs."""
     folder = sweep.trial_folder(segment.index)
     value = 50 * sweep.configurations[segment.index]["model.temperature"]
     epoch = sweep.rungs[segment.rung]
@@ -54,7 +54,7 @@ def train(sweep, segment, state="reached"):
 
 
 def finish(sweep, stop_after=None):
-    """Train segment after segment; `stop_after` segments die with the driver while they run."""
+    """Train segment after segment; return False when the driver dies during segment number `stop_after`."""
     count = 0
     while not sweep.is_over:
         segment = sweep.next_segment(at_once=1)
@@ -131,7 +131,7 @@ def test_write_results__a_collapsed_trial_cannot_win_and_the_best_settings_train
 
 
 def test_write_results__best_settings_are_as_asked_and_chosen_by_what_chose_them(tmp_path):
-    labels = {"evaluation": EvaluationConfig(), "run": RunConfig(max_failures=7)}  # no trials with labels
+    labels = {"evaluation": EvaluationConfig(), "run": RunConfig(max_failures=7)}  # no validation trials
     base = dataclasses.replace(BASE, resources=ResourcesConfig(data_tasks=3), **labels)
     plain = open_sweep(tmp_path, metric="label_free/rankme", **TO_THE_END, trials=2)
     here = ResourcesConfig(data_tasks=1, threads_per_worker=1, gpu=False)
@@ -154,7 +154,7 @@ def test_write_results__when_all_collapse_nothing_is_best(tmp_path):
     sweep = open_sweep(tmp_path, **TO_THE_END, trials=2)
     while not sweep.is_over:
         train(sweep, sweep.next_segment(at_once=1), "collapsed")
-    sweep.folder.write("best.yml", b"")  # of a trial that had not collapsed yet
+    sweep.folder.write("best.yml", b"")  # of a trial that collapsed later
     assert sweep.write_results() is None
     assert not sweep.folder.has("best.yml") and sweep.folder.has("results.csv")
 
@@ -163,7 +163,7 @@ def test_sweep__settings_that_do_not_go_together_are_a_failed_trial(tmp_path):
     parameters = {
         "model.temperature": tune.uniform(0.01, 1.0),
         "optimizer.schedule.name": tune.choice(["step", "cosine"]),
-        "optimizer.learning_rate": tune.choice([1e-3, 1e-6]),  # below the cosine's lowest rate
+        "optimizer.learning_rate": tune.choice([1e-3, 1e-6]),  # 1e-6: below the cosine's minimum
     }
     sweep = open_sweep(tmp_path, parameters=parameters, **TO_THE_END, trials=24)
     assert finish(sweep)
@@ -198,7 +198,7 @@ def test_end_segment__tells_what_came_of_it_and_which_is_best(tmp_path, capsys):
     assert [line.endswith("(best so far)") for line in lines] == is_best
     assert "epoch    1  reached  trial 0, EER " in lines[0] and "temperature=" in lines[0]
     assert [sweep.state_of(outcome) for outcome in standing(sweep.history)] == ["unfinished"] * 3
-    assert sweep.folder.read("results.csv").count(b"\n") == 4  # whatever ends the command, they are there
+    assert sweep.folder.read("results.csv").count(b"\n") == 4  # the results exist however the command ends
 
 
 def test_end_segment__what_cannot_win_is_never_the_best_so_far(tmp_path, capsys):
@@ -211,7 +211,7 @@ def test_alternatives__trials_and_the_best_settings_have_what_their_names_stand_
     ways = {"tuned": {"encoder.init": "runs/a", "encoder.rate_scale": 0.5}}
     sweep = open_sweep(tmp_path, alternatives=ways, trials=2, **TO_THE_END)
     assert finish(sweep) and sweep.configurations[0]["alternative"] == "tuned"
-    assert sweep.config_of(0).encoder.init == absolute("runs/a")  # trials run in another folder
+    assert sweep.config_of(0).encoder.init == absolute("runs/a")  # trials run in other folders
     sweep.write_results()
     best = read_config(sweep.folder.read("best.yml").decode())
     assert (best.encoder.init, best.encoder.rate_scale) == ("runs/a", 0.5)
@@ -296,6 +296,6 @@ def test_prepare_folder__more_trials_where_the_scheduler_takes_them(tmp_path):
     assert folder.read_json("sweep.json")["trials"] == 18
     with pytest.raises(ValueError, match="trials: 18 -> 12"):
         check_folder(folder, asked | {"takes_more_trials": True}, "resume")
-    folder.write_json("sweep.json", asked | {"trials": None})  # of a grid
+    folder.write_json("sweep.json", asked | {"trials": None})  # as in the sweep of a grid
     with pytest.raises(ValueError, match="trials: None -> 12"):
         check_folder(folder, asked | {"takes_more_trials": True}, "resume")

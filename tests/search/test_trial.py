@@ -1,4 +1,4 @@
-"""Segments of a trial in this process, its batches made without Ray."""
+"""Test segments of a trial in this process, with batches made without Ray."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def final(folder):
 
 
 def test_run_segment__ends_at_its_rung_and_the_next_goes_on_as_if_it_had_not(tmp_path, config):
-    """Stopped at epochs 2 and 3 of 6 it has followed the schedule of 6 epochs, bit for bit."""
+    """A trial stopped at epochs 2 and 3 of 6 follows the schedule of 6 epochs, bit for bit."""
     whole, segments = trial(tmp_path, config, "whole"), trial(tmp_path, config, "segments")
     assert run_segment(whole, 6, "disabled", {}) == {"state": "reached", "why": ""}
     for rung in (2, 3, 6):
@@ -60,7 +60,7 @@ def test_run_segment__a_collapsed_trial_says_so(tmp_path, config, monkeypatch):
     alike = Verification({"eer": 50.0, "min_dcf": 1.0}, torch.ones(4, 4).numpy(), {})
     monkeypatch.setattr("sslsv.training.validation.verify", lambda embedder, trials, replicates: alike)
     folder = trial(tmp_path, apply_overrides(config, ["train.collapse.action=stop"]))
-    for _ in range(2):  # again after a restart, too
+    for _ in range(2):  # the second time as after a restart
         ended = run_segment(folder, 4, "disabled", {})
         assert ended["state"] == "collapsed" and "have collapsed at step 2" in ended["why"]
 

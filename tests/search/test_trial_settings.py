@@ -1,4 +1,4 @@
-"""From spaces to the settings of trials and to rungs; every space of the project is checked here."""
+"""Test settings of trials and rungs made from spaces, and check every space of the project."""
 
 import dataclasses
 from pathlib import Path
@@ -37,7 +37,7 @@ def check(searched, base=BASE):
 
 @pytest.fixture
 def based(tmp_path):
-    """Make spaces around a file with the base's settings."""
+    """Return a function that makes spaces whose base is a file."""
     (tmp_path / "a.yml").write_text(to_yaml(BASE))
     return lambda **changes: space(base=str(tmp_path / "a.yml"), **changes)
 
@@ -69,7 +69,7 @@ def test_spaces_of_the_project__there_is_one_for_every_model():
         ),
         ({"parameters": {"train.batch_size": tune.uniform(8, 16.5)}}, "should be a whole number"),
         (
-            {"parameters": PARTS, "metric": "label_free/lidar"},  # which needs the same utterances
+            {"parameters": PARTS, "metric": "label_free/lidar"},  # needs equal utterances in all trials
             "data.fraction can't be searched: what label_free/lidar is measured on",
         ),
         (
@@ -95,7 +95,7 @@ def test_check_trials__held_out_recordings_are_heard_in_the_same_rooms_and_noise
     with pytest.raises(ValueError, match="data.augment can't be searched: what eer is measured on has the"):
         check(space(parameters={"data.augment": tune.choice(augment)}), base)
     check(space(parameters={"data.augment": tune.choice(augment[1:])}), base)
-    check(space(parameters={"data.augment": tune.choice(augment)}))  # not shifted
+    check(space(parameters={"data.augment": tune.choice(augment)}))  # allowed without shifts
 
 
 def test_check_trials__a_metric_that_would_not_be_computed_is_refused():
@@ -118,7 +118,7 @@ def test_trial_config__never_looks_at_test_trials_and_ends_when_collapsed():
     trial = trial_config(BASE, space(metric="label_free/lidar"), {"model.temperature": 0.5})
     assert trial.evaluation.test == () and trial.train.patience is None and trial.model.temperature == 0.5
     assert trial.train.collapse.action == "stop" and trial.evaluation.criterion == "label_free/lidar"
-    assert trial.train.epochs == 40  # the length of the schedule, wherever the trial is stopped
+    assert trial.train.epochs == 40  # length of the schedule, even if the trial stops earlier
 
 
 def test_rungs_of__end_with_training_and_are_where_there_is_a_validation():

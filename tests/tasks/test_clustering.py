@@ -20,7 +20,7 @@ TRUTH = np.repeat(np.arange(NUM_SPEAKERS), EACH)
 
 
 def rows(noise=0.1):
-    """Unit rows of six voices, eight utterances each."""
+    """Return unit rows of six voices with eight utterances each."""
     voices = torch.eye(NUM_SPEAKERS, 16).repeat_interleave(EACH, 0)
     around = noise * torch.randn(voices.shape, generator=torch.Generator().manual_seed(1))
     return F.normalize(voices + around, dim=1).half()
@@ -85,7 +85,7 @@ def test_neighbors__are_the_nearest_in_however_many_parts(monkeypatch):
 
 def test_drop_small_clusters__small_clusters_are_dropped():
     labels = TRUTH.copy()
-    labels[:2] = 6  # two of the first voice
+    labels[:2] = 6  # two utterances of the first voice
     dropped = drop_small_clusters(labels, 3)
     assert dropped[:2].tolist() == [-1, -1] and dropped.max() == 5
     with pytest.raises(ValueError, match="none of the 6 clusters has 9 utterances"):

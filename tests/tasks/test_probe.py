@@ -9,7 +9,7 @@ DIM = 4
 
 
 class Store:
-    """Gives embeddings by path; those of `bad` can't be read."""
+    """Return embeddings by path; recordings in `bad` cannot be read."""
 
     def __init__(self, rows, bad=()):
         self.rows, self.bad = rows, bad
@@ -20,9 +20,9 @@ class Store:
 
 
 def corpus(root, offsets, *, speakers=8, recordings=6, has_speakers=True, seed=0):
-    """Lists of speakers who each have one of the labels, by turns, and embeddings of their recordings.
+    """Write lists of speakers with alternating labels, and return embeddings of their recordings.
 
-    `offsets` (labels, dimensions) is where a label's embeddings lie; a speaker's are close together around it.
+    `offsets` (labels, dimensions) are the centres of the labels; a speaker's embeddings are close together.
     """
     rng, rows = np.random.default_rng(seed), {}
     for role in ("train", "test"):
@@ -58,7 +58,7 @@ def test_run__labels_that_embeddings_tell_are_found(tmp_path, has_speakers):
     assert found["labels"] == ["label0", "label1", "label2"]
     assert found["confusion"] == [[18, 0, 0], [0, 18, 0], [0, 0, 18]]
     assert found["baseline_accuracy"] == pytest.approx(1 / 3)
-    assert found["strength"] == 0.01  # both are right: the stronger penalty is taken
+    assert found["strength"] == 0.01  # several strengths are equally good, so the strongest penalty wins
     assert ("names no speakers" in " ".join(found["notes"])) != has_speakers
 
 
@@ -79,7 +79,7 @@ def test_run__intervals_over_few_speakers_are_called_too_narrow_and_over_one_the
 
 
 def test_run__known_speakers_are_never_on_both_sides_of_a_fold(tmp_path):
-    # Embeddings tell the voice alone: what a known voice says of its label is no knowledge of the label.
+    # Embeddings depend on the voice only, so a classifier can only memorise the labels of known voices.
     rows = corpus(tmp_path, np.zeros((2, 32)), speakers=16)
     with_speakers = probe(tmp_path).run(Store(rows))["macro_f1_of_strengths"]
     corpus(tmp_path, np.zeros((2, 32)), speakers=16, has_speakers=False)
@@ -118,7 +118,7 @@ def test_run__speakers_of_both_lists_are_counted(tmp_path):
 def test_accuracy_and_f1__equal_those_of_a_list_with_each_recording_that_often():
     rng = np.random.default_rng(0)
     truth, predicted = rng.integers(4, size=(2, 200))
-    weights = rng.integers(3, size=200) * (truth != 3) * (predicted != 3)  # the last label is not met
+    weights = rng.integers(3, size=200) * (truth != 3) * (predicted != 3)  # the last label does not occur
     many = np.repeat(truth, weights), np.repeat(predicted, weights)
     found = accuracy_and_f1(truth, predicted, weights.astype(float), 4)
     assert found["accuracy"] == pytest.approx(accuracy_score(*many))
@@ -128,17 +128,17 @@ def test_accuracy_and_f1__equal_those_of_a_list_with_each_recording_that_often()
 def test_bootstrap__speakers_who_fail_as_a_whole_make_wide_intervals():
     speakers = np.repeat(np.arange(20), 10)
     truth = np.zeros(200, dtype=np.int64)
-    predicted = (speakers < 4).astype(np.int64)  # 4 of 20 speakers are wrong throughout
+    predicted = (speakers < 4).astype(np.int64)  # all recordings of 4 of 20 speakers are wrong
     by_speaker = bootstrap(truth, predicted, speakers, 2, 2000)["accuracy"]
     by_recording = bootstrap(truth, predicted, np.arange(200), 2, 2000)["accuracy"]
-    # Of binomial draws: 0.8 +- 1.96 sqrt(0.16 / units)
+    # Binomial interval: 0.8 +- 1.96 sqrt(0.16 / units)
     assert by_speaker.high - by_speaker.low == pytest.approx(0.351, abs=0.06)
     assert by_recording.high - by_recording.low == pytest.approx(0.111, abs=0.02)
 
 
 def test_run__speakers_that_cannot_be_divided_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(tasks_probe, "NUM_FOLDS", 2)
-    # Every two of four speakers share a label, so one is lost with each half of the speakers.
+    # Each pair of four speakers has its own label, so any half of the speakers lacks a label.
     rows = corpus(tmp_path, np.eye(6, DIM), speakers=6, recordings=2)
     lines, pairs = (tmp_path / "train").read_text().splitlines(), np.stack(np.triu_indices(4, 1), 1).ravel()
     lines = [f"{line.rpartition(' ')[0]} {who}\n" for line, who in zip(lines, pairs, strict=True)]

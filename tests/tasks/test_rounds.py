@@ -1,4 +1,4 @@
-"""The loop in one process: real trainings of a few steps, with batches made here."""
+"""Test the loop in one process: real trainings of a few steps, with batches made in this process."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def settings(demo_corpus, small_run):
 
 
 class Trainer:
-    """Trains in this process; raises instead of the training whose number is `interrupted`."""
+    """Train in this process; the training with number `interrupted` raises KeyboardInterrupt instead."""
 
     def __init__(self, interrupted=None):
         self.configs, self.interrupted = [], interrupted
@@ -69,7 +69,7 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, settings):
-    """An undisturbed loop: its folder and what was trained."""
+    """Run an undisturbed loop; return its folder and the configs of its trainings."""
     from tests.conftest import batches_without_ray
 
     trainer, target = Trainer(), RunFolder(str(tmp_path_factory.mktemp("whole")), "loop")
@@ -82,7 +82,7 @@ def whole(tmp_path_factory, settings):
 
 def records_of(folder):
     records = folder.records("rounds.jsonl")
-    for record in records:  # places and times differ
+    for record in records:  # paths and times differ
         for key in [key for key in record if key.endswith("_seconds") or key == "source"]:
             del record[key]
     return records
@@ -101,7 +101,7 @@ def test_loop__leaves_a_list_and_a_run_per_round_and_says_what_they_are(whole, d
     manifest, _ = open_training_side(settings())
     for record, config in zip(records, configs, strict=True):
         listed = read_train_lists(demo_corpus, [f"{folder.location}/{record['list']}"])
-        assert set(listed.paths) <= set(manifest.paths)  # none of a speaker who is held out
+        assert set(listed.paths) <= set(manifest.paths)  # no utterance of a held-out speaker
         assert config.data.train_lists == (f"{folder.location}/{record['list']}",)
         assert 0 < record["kept"] <= 1 and 0 <= record["corrected"] < 1
         assert record["value"] == record["eer"] and "test/trials/eer" in record["test"]
@@ -137,7 +137,7 @@ def test_loop__the_best_stage_is_that_of_validation(whole):
 def test_loop__interrupted_at_any_moment_and_started_again_it_ends_alike(
     moment, whole, folder, settings, monkeypatch
 ):
-    """The slow test of the command interrupts trainings."""
+    """The slow test of the command covers interruptions during a training."""
     trainer = Trainer(interrupted=2 if moment == "between rounds" else None)
     with monkeypatch.context() as patch:
         patch.setattr(rounds, "PART_UTTERANCES", 10)

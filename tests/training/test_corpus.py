@@ -1,4 +1,4 @@
-"""Embeddings of the whole corpus between epochs: every utterance once, in order, the same on any number of workers."""
+"""Test embeddings of the corpus between epochs: all utterances once, in order, for any number of workers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A run that starts from the encoder of another: what is taken over, and what is refused."""
+"""Test runs that start from the encoder of another run: what is copied and what is refused."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def config(*overrides: str) -> Config:
 
 @pytest.fixture
 def run(tmp_path):
-    """Return the folder of a DINO run whose teacher, which embeds, differs from its student."""
+    """Return the folder of a DINO run whose teacher (used for embeddings) differs from its student."""
     settings = config("model=dino", "model.head_dims=[8, 4]", "model.num_prototypes=6", "seed=5")
     state = build_state(settings, SIZE, DEVICE)
     shake(state.model.teacher)
@@ -99,7 +99,7 @@ def transformer(*overrides: str) -> Config:
 
 @pytest.fixture(scope="module")
 def trunk():
-    """Return another WavLM's weights."""
+    """Return the weights of another WavLM."""
     return build_encoder(transformer("seed=7")).trunk.state_dict()
 
 

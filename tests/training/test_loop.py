@@ -1,4 +1,4 @@
-"""The loop in this process, its batches made without Ray; the whole command is in test_end_to_end.py."""
+"""Test the loop in this process, with batches made without Ray; test_end_to_end.py tests the command."""
 
 import math
 from unittest import mock
@@ -42,7 +42,7 @@ def weights(tmp_path, name):
 
 
 def stop_at(step, monkeypatch):
-    """Make the loop die before `step`, as if its machine had."""
+    """Interrupt the loop before `step`, as if its machine had failed."""
     original = Training.take_step
 
     def take_step(self, batch):
@@ -56,7 +56,7 @@ def stop_at(step, monkeypatch):
 
 @pytest.mark.parametrize("dies_at", [4, 9])
 def test_training__stopped_anywhere_it_goes_on_to_the_same_weights(config, tmp_path, monkeypatch, dies_at):
-    """20 training utterances, 4 steps an epoch, 16 in all; checkpoints at every record, so also inside epochs."""
+    """20 training utterances, 4 steps per epoch, 16 in total; checkpoints at all records, even in epochs."""
     config = apply_overrides(config, ["run.checkpoint_every_minutes=1e-9"])
     whole = training(config, tmp_path, "whole").run()
     original = stop_at(dies_at, monkeypatch)
@@ -122,7 +122,7 @@ def test_training__steps_on_one_batch_learn_it(config, tmp_path):
     loop = training(apply_overrides(config, constant), tmp_path)
     batch = next(loop.batches())
     losses = [loop.take_step(batch)["loss"].item() for _ in range(60)]
-    assert losses[-1] < 0.5 * math.log(9)  # the loss of one positive that looks like the 8 negatives
+    assert losses[-1] < 0.5 * math.log(9)  # log(9) is the loss if the positive equals the 8 negatives
 
 
 def test_training__a_loss_that_is_no_number_stops_it_with_a_sentence(config, tmp_path):
@@ -142,7 +142,7 @@ def test_training__a_run_that_stopped_early_stays_stopped_and_says_so(config, tm
     hopeless = Verification({"eer": 50.0, "min_dcf": 1.0}, torch.eye(4).numpy(), {})
     monkeypatch.setattr("sslsv.training.validation.verify", lambda embedder, t, replicates: hopeless)
     impatient = apply_overrides(config, ["train={epochs: 50, patience: 1}"])
-    with monkeypatch.context() as patch:  # killed after the decision, before the summary
+    with monkeypatch.context() as patch:  # interrupted after the decision, before the summary
         patch.setattr(Training, "summarize", mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             training(impatient, tmp_path).run()
@@ -157,7 +157,7 @@ def test_training__asked_to_stop_it_saves_that_very_step_and_goes_on_as_if_never
     stopped = training(config, tmp_path, "stopped", asked_to_stop=lambda: next(asked, "the machine will go"))
     with pytest.raises(Interrupted, match="step 4: the machine will go"):
         stopped.run()
-    assert weights(tmp_path, "stopped").step == 4  # 3 and 6 are the steps that are logged
+    assert weights(tmp_path, "stopped").step == 4  # not 3 or 6, the logged steps
     again = training(config, tmp_path, "stopped")
     assert again.state.step == 4
     again.run()
@@ -187,12 +187,12 @@ def test_training__asked_to_stop_at_the_last_step_it_finishes(config, tmp_path):
 )
 def test_training__what_a_method_cannot_do_ends_it_with_a_sentence(config, tmp_path, settings, sentence):
     folder, config = RunFolder(str(tmp_path), "run"), apply_overrides(config, settings)
-    with pytest.raises(TrainingError, match=sentence):  # another error would be a crash that is tried again
+    with pytest.raises(TrainingError, match=sentence):  # other errors count as crashes, which are retried
         Training(config, folder, device=torch.device("cpu"))
 
 
 class Slopes(Model):
-    """Three weights of gradient 3 in groups of other rates; the hooks note the first weight and its gradient."""
+    """Hold three weights with gradient 3 and different rates; hooks record the first weight and gradient."""
 
     def __init__(self):
         super().__init__(None)
@@ -212,7 +212,7 @@ class Slopes(Model):
 
 
 def step_of_slopes(config, clip_norm="null"):
-    """The model after the second of three steps, whose rate is half the highest; losses are scaled as in fp16."""
+    """Return the model after the second of three steps, at half the peak rate, with fp16's loss scaling."""
     changes = "{name: sgd, momentum: 0, learning_rate: 0.2, clip_norm: %s, schedule: {name: cosine, min_learning_rate: 0}}"
     config = apply_overrides(config, [f"optimizer={changes % clip_norm}", "train.epochs=3"])
     model = Slopes()
@@ -244,5 +244,5 @@ def test_is_any_asked__one_rank_that_is_asked_stops_all_after_the_same_step(
 ):
     monkeypatch.setattr("sslsv.training.loop.ASK_EVERY_STEPS", {"cpu": every})
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "all_reduce_sum", lambda asked: asked + 1)  # the other one is
+    monkeypatch.setattr(distributed, "all_reduce_sum", lambda asked: asked + 1)  # the other rank is asked
     assert is_any_asked(False, step, torch.device("cpu")) is is_stopped

@@ -38,7 +38,7 @@ def test_record__waiting_counts_as_waiting_and_pauses_as_nothing(clock):
         clock.sleep(0.2)
     m.add({"loss": torch.tensor(1.0)})
     record = m.record()
-    assert record["data_wait_share"] > 0.999  # the pause is not in the whole
+    assert record["data_wait_share"] > 0.999  # the pause does not count as training time
     assert record["samples_per_second"] == pytest.approx(8 / 0.2, rel=1e-3)
 
 

@@ -66,7 +66,7 @@ def test_lars__equals_the_paper_written_out(start: str) -> None:
         optimizer.step()
         state = optimizer.state_dict()
         optimizer = LARS([parameter], lr=0.0)
-        optimizer.load_state_dict(state)  # as a restart does
+        optimizer.load_state_dict(state)  # as after a restart
     expected = slow_lars(weight, gradients, lr=0.5, decay=0.01, momentum=0.9)
     torch.testing.assert_close(parameter.data, expected, rtol=1e-12, atol=1e-15)
 

@@ -99,7 +99,7 @@ def test_check_finite__what_is_broken_is_never_saved(loss, weight, sentence):
 
 
 class Overflowing(torch.nn.Module):
-    """An encoder whose embeddings are infinite, as those of float16 may be while the loss is finite."""
+    """Return infinite embeddings, which float16 may give even with a finite loss."""
 
     embedding_dim, min_samples = 2, 1
 
@@ -118,7 +118,7 @@ def test_validate__embeddings_that_are_not_finite_end_the_training_with_a_senten
 
 def test_check_bad_share__names_every_bad_recording():
     settings = Config(data=DataConfig(max_bad_share=0.1))
-    check_bad_share({"a": "a is empty."}, 1, settings)  # one alone may be the first of a million
+    check_bad_share({"a": "a is empty."}, 1, settings)  # allowed: it may be the first of a million
     check_bad_share({"a": "a is empty.", "b": "b is no audio."}, 20, settings)
     with pytest.raises(TrainingError, match=r"2 of the 19 (.|\n)*a is empty\.\n +b is no audio\."):
         check_bad_share({"a": "a is empty.", "b": "b is no audio."}, 19, settings)
@@ -132,9 +132,9 @@ def test_start_together__a_worker_without_the_data_stops_all_with_its_sentence(m
     with pytest.raises(TrainingError, match=sentence) as caught:
         start_together(missing)
     assert isinstance(caught.value.__cause__, FileNotFoundError)
-    start_together(lambda: None)  # all well: nothing happens
+    start_together(lambda: None)  # no worker fails, so nothing happens
     of_another = "Training worker 1 can't start.", True
     monkeypatch.setattr(distributed, "gather_objects", lambda value: [value, of_another])
     with pytest.raises(TrainingError, match="Training worker 1 can't start.") as caught:
-        start_together(lambda: None)  # this one could, another one can't
-    assert isinstance(caught.value.__cause__, OSError)  # as on the worker that met it
+        start_together(lambda: None)  # this worker succeeds, another one fails
+    assert isinstance(caught.value.__cause__, OSError)  # as on the failing worker

@@ -1,8 +1,8 @@
-"""SimCLR: kind and size of the margin of positives, and the temperature it goes with.
+"""SimCLR with a margin on positives: kind, value and schedule of the margin, temperature, rate and noise.
 
-Command   sslsv tune tune_spaces/margins/simclr.py --plan   says what would run; then without --plan
-Data      VoxCeleb2 dev; chosen on held-out training speakers, never on the test trials
-Hardware  one GPU or more, a trial on each
+Command   sslsv tune tune_spaces/margins/simclr.py --plan   prints the plan; without --plan it runs
+Data      VoxCeleb2 dev; compared on held-out training speakers, never on test trials
+Hardware  one or more GPUs, one trial per GPU
 Result    not yet run
 """
 

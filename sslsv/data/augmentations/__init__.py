@@ -1,1 +1,1 @@
-"""What makes two views of one recording sound as if recorded in different places; one file each."""
+"""Augmentations, one per file. They make views of a recording sound as if recorded in different places."""

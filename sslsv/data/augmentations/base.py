@@ -1,4 +1,4 @@
-"""The protocol of an augmentation, and how a list of them is applied to crops."""
+"""The interface of augmentations, and the Augmenter, which applies a list of them to crops."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -14,16 +14,16 @@ from sslsv.registry import find
 
 Crop = npt.NDArray[np.int16] | npt.NDArray[np.float32]
 
-ROWS_AT_ONCE = 4  # crops augmented together: few enough for the processor's cache, and a block of FFTs
-# Pieces so short that no BLAS shares them among threads, whose number would change the last bits.
+ROWS_AT_ONCE = 4  # crops augmented together: they fit into the CPU's cache and one block of FFTs
+# BLAS does not split pieces this short among threads, whose number would change the last bits.
 _PIECE_SAMPLES = 4000
 
 
 class Augmentation(ABC):
     """Change views in one way; a subclass has a nested `Config` with `name` and `probability`.
 
-    `draw` makes all random decisions, from a stream that belongs to the view and to the augmentation's name:
-    another augmentation in the list changes nothing for this one. Making one adds its files to the bank.
+    `draw` makes all random decisions, from a stream of the view and the augmentation's name, so they do not
+    depend on other augmentations in the list. The constructor adds the augmentation's files to the bank.
     """
 
     Config: ClassVar[Any]
@@ -32,28 +32,28 @@ class Augmentation(ABC):
         self.config, self.bank = config, bank
 
     def draw_or_skip(self, rng: Draws) -> Any | None:
-        """Draw for one view, or return None for a view that stays as it is."""
+        """Return the draw for one view, or None if the view stays unchanged."""
         return self.draw(rng) if rng.fraction() < self.config.probability else None
 
     @abstractmethod
     def draw(self, rng: Draws) -> Any | None:
-        """Return what `apply` needs to know for one view, or None."""
+        """Return the random decisions that `apply` needs for one view, or None to keep the view."""
 
     @abstractmethod
     def apply(self, crops: Sequence[Crop], draws: Sequence[Any]) -> list[Waveform]:
-        """Return up to four float32 crops (T,) at the scale of 16 bits, each changed by its own draw.
+        """Return up to four float32 crops (T,) of full scale 32768, each changed by its own draw.
 
-        Crops are int16, perhaps read-only, or float32 that may be changed in place. A result must not depend
-        on which other crops there are.
+        The given crops are int16, possibly read-only, or float32, which may be changed in place. A result
+        must not depend on the other crops.
         """
 
     def sort_key(self, drawn: Any) -> tuple[int, ...]:
-        """Return a key by which the draws are sorted that are cheaper to apply together."""
+        """Return a sort key; draws with equal keys are cheaper to apply together."""
         return ()
 
 
 class Augmenter:
-    """Apply a list of augmentations, one after the other; FileNotFoundError if one of them has no files."""
+    """Apply a list of augmentations in order; raises FileNotFoundError if one of them has no files."""
 
     augmentations: list[Augmentation]
 
@@ -61,11 +61,11 @@ class Augmenter:
         self.augmentations = [find("data.augmentations", each.name)(each, bank) for each in settings]
 
     def augment(self, views: Samples, streams: Sequence[Callable[[str], Draws]]) -> list[int]:
-        """Change N crops (N, T) into views, in place; a view depends on its crop and its streams alone.
+        """Augment N crops (N, T) in place; each view depends only on its crop and its streams.
 
         `streams[i](name)` gives the random numbers of an augmentation for crop i. A view that would exceed
-        full scale is made quieter, not clipped. Returns the first unreadable file of the bank that was drawn
-        for each view, or -1; nothing without augmentations.
+        full scale is scaled down, not clipped. Returns the first unreadable bank file that was drawn for each
+        view, or -1; an empty list without augmentations.
         """
         rngs = [[stream(each.config.name) for stream in streams] for each in self.augmentations]
         steps = [

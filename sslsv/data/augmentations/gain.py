@@ -1,4 +1,4 @@
-"""The level of a view."""
+"""Change the level of a view by a random number of dB."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -18,11 +18,11 @@ class Gain(Augmentation):
 
     @section
     class Config:
-        """Hold the settings of the level."""
+        """Hold the settings of the gain."""
 
         name: Literal["gain"] = "gain"
         probability: Probability = 1.0
-        level_db: Annotated[Range, Field(description="change in dB")] = (-20.0, 5.0)
+        level_db: Annotated[Range, Field(description="level change, dB")] = (-20.0, 5.0)
 
     def draw(self, rng: Draws) -> float:
         return float(10.0 ** (rng.between(*self.config.level_db) / 20.0))

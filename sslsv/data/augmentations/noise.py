@@ -1,4 +1,4 @@
-"""Noise, music or other people's speech, added at a ratio to the speech."""
+"""Add noise, music or other people's speech at a random signal-to-noise ratio (SNR)."""
 
 import functools
 from collections.abc import Sequence
@@ -14,29 +14,29 @@ from sslsv.data.draws import Draws
 from sslsv.data.section import NOISE_FOLDER, NoiseKind, Probability, Range, Rising
 from sslsv.settings import section
 
-# Folder, number of files and dB of a view's noise; the files are drawn when read, as some may be bad.
+# Folder, number of files and SNR (dB) of a view's noise. Files are drawn when read: some may be bad.
 NoiseDraw = tuple[str, int, float, Draws]
 
 
 class Noise(Augmentation):
-    """Add recordings of a bank such as MUSAN, one kind for each view."""
+    """Add recordings of a corpus such as MUSAN, of one kind to each view."""
 
     @section
     class Config:
-        """Hold the settings of noise; the defaults are those usual with MUSAN."""
+        """Hold the settings of noise; the defaults are the usual ones for MUSAN."""
 
         name: Literal["noise"] = "noise"
         probability: Probability = 1.0
-        # Each kind is a folder below `folder`; all are equally likely. Ratios are uniform; lower is harder.
+        # Kinds are folders below `folder`, drawn equally often. SNRs are drawn uniformly; lower is harder.
         kinds: Annotated[tuple[NoiseKind, ...], Field(min_length=1)] = ("noise", "music", "speech")
-        snr_db: Annotated[Range, Field(description="speech to noise, dB")] = (0.0, 15.0)
-        music_snr_db: Annotated[Range, Field(description="speech to music, dB")] = (5.0, 15.0)
-        speech_snr_db: Annotated[Range, Field(description="speech to babble, dB")] = (13.0, 20.0)
+        snr_db: Annotated[Range, Field(description="speech-to-noise ratio, dB")] = (0.0, 15.0)
+        music_snr_db: Annotated[Range, Field(description="speech-to-music ratio, dB")] = (5.0, 15.0)
+        speech_snr_db: Annotated[Range, Field(description="speech-to-babble ratio, dB")] = (13.0, 20.0)
         # Babble is a sum of recordings of other people at equal levels; (3, 7) is usual.
         speech_files: Annotated[
             tuple[PositiveInt, PositiveInt], Rising, Field(description="recordings summed for babble")
         ] = (1, 1)
-        folder: Annotated[str, Field(description="below data.root; a folder for each kind")] = NOISE_FOLDER
+        folder: Annotated[str, Field(description="below data.root, with a subfolder per kind")] = NOISE_FOLDER
 
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__(config, bank)
@@ -70,7 +70,7 @@ class Noise(Augmentation):
 def add_noise(crop: Waveform, noise: Waveform, snr_db: float) -> None:
     """Add noise (T,) to a crop (T,) in place, scaled so that the ratio of their mean powers is `snr_db`.
 
-    The noise is scaled in place. A silent crop or a silent noise has no such ratio: both stay as they are.
+    The noise is scaled in place. If the crop or the noise is silent, both stay unchanged.
     """
     crop_power, noise_power = mean_square(crop), mean_square(noise)
     if crop_power > 0.0 and noise_power > 0.0:

@@ -1,4 +1,4 @@
-"""One of several augmentations, such as either a room or a noise."""
+"""Apply one of several augmentations to each view, such as either a room or a noise."""
 
 from collections.abc import Sequence
 from dataclasses import field
@@ -15,17 +15,17 @@ from sslsv.settings import section
 
 
 class OneOf(Augmentation):
-    """Apply one of several augmentations to each view; it draws from the stream of the `one_of`."""
+    """Apply one of several augmentations to each view; its draws come from the stream of `one_of`."""
 
     @section
     class Config:
-        """Hold the settings of a choice."""
+        """Hold the settings of the choice."""
 
         name: Literal["one_of"] = "one_of"
         probability: Probability = 1.0
         choices: Annotated[
             Augmentations,
-            Field(min_length=1, description="equally likely; one listed twice, twice as likely"),
+            Field(min_length=1, description="equally likely; an item listed twice is twice as likely"),
         ] = field(default_factory=room_and_noise)
 
     def __init__(self, config: Config, bank: Bank) -> None:

@@ -1,4 +1,4 @@
-"""The echo of a room: convolution with its impulse response (rir)."""
+"""Add reverberation: convolve a view with a room impulse response (rir)."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -17,11 +17,11 @@ from sslsv.settings import section
 
 Spectrum = npt.NDArray[np.complex64]
 
-_RIR_STEP = SAMPLE_RATE // 8  # rirs of about the same length share an FFT length
+_RIR_STEP = SAMPLE_RATE // 8  # rir lengths are rounded up to it, so that many share an FFT length
 
 
 class Reverb(Augmentation):
-    """Place a view in a room, of which a folder holds the impulse responses."""
+    """Convolve each view with a random impulse response from a folder."""
 
     @section
     class Config:
@@ -29,7 +29,7 @@ class Reverb(Augmentation):
 
         name: Literal["reverb"] = "reverb"
         probability: Probability = 1.0
-        folder: Annotated[str, Field(description="below data.root; rirs at any depth")] = RIR_FOLDER
+        folder: Annotated[str, Field(description="below data.root, with rirs at any depth")] = RIR_FOLDER
 
     def __init__(self, config: Config, bank: Bank) -> None:
         super().__init__(config, bank)
@@ -39,7 +39,7 @@ class Reverb(Augmentation):
         return self.bank.draw_rir(rng, self.config.folder)
 
     def apply(self, crops: Sequence[Crop], draws: Sequence[Rir]) -> list[Waveform]:
-        """Convolve each crop with its rir, those of one FFT length together."""
+        """Convolve each crop with its rir; crops of the same FFT length are processed together."""
         lengths = [fft_length(len(crop), rir.num_samples) for crop, rir in zip(crops, draws, strict=True)]
         wet: dict[int, Waveform] = {}
         for length in set(lengths):
@@ -65,7 +65,7 @@ class Reverb(Augmentation):
 
 
 def fft_length(crop_samples: int, rir_samples: int) -> int:
-    """Return a fast even length of a real FFT that convolves them without wrapping around."""
+    """Return a fast, even length of a real FFT that convolves crop and rir without wrapping around."""
     longest = -(-rir_samples // _RIR_STEP) * _RIR_STEP
     return 2 * int(fft.next_fast_len(-(-(crop_samples + longest) // 2), real=True))
 
@@ -84,8 +84,8 @@ def reverberate(
 ) -> list[Waveform]:
     """Convolve N <= 4 crops (T,), each with a response given by its spectrum (length // 2 + 1,).
 
-    `delays` are the places of the highest peaks of the responses, the direct paths. The output is shifted so
-    that the direct path has delay 0: crops keep their timing, and energy before the peak arrives earlier.
+    `delays` are the positions of the highest peaks of the responses: the direct paths. The output is shifted
+    so that the direct path has delay 0. Crops keep their timing, and energy before the peak arrives earlier.
     """
     transformed = fft.rfft(_block(crops, length))
     for row, spectrum in zip(transformed, spectra, strict=False):
@@ -95,7 +95,7 @@ def reverberate(
 
 
 def _block(rows: Sequence[npt.NDArray[np.generic]], length: int) -> Waveform:
-    # One FFT of four rows takes half the time of four FFTs of one row. There are always four, zeros included,
+    # One FFT of four rows takes half the time of four FFTs of one row. There are always four, some of zeros,
     # because the number of rows, unlike a row's position, may change the last bits of the result.
     block = np.zeros((ROWS_AT_ONCE, length), dtype=np.float32)
     for place, row in zip(block, rows, strict=False):

@@ -35,7 +35,7 @@ def test_augment__another_augmentation_leaves_the_draws_of_the_others(demo_corpu
     alone = views_of(demo_corpus, [noise], numbers).astype(int)
     with_gain = views_of(demo_corpus, [noise, quiet], numbers).astype(int)
     assert np.abs(2 * with_gain - alone).max() <= 2 and (alone != CROP).any()
-    # Where the room is left out by its own draw, the noise is the one that it would be without the room.
+    # If the draw skips reverberation, the noise equals that of a pipeline without reverberation.
     both, rooms = (views_of(demo_corpus, each, numbers) for each in ([reverb, noise], [reverb]))
     is_dry = (rooms == CROP).all(axis=1)
     assert 0 < is_dry.sum() < 12 and np.array_equal(both[is_dry], alone[is_dry])

@@ -15,7 +15,7 @@ def noise_of(root: Path, **settings: object) -> Noise:
 
 
 def plain_noise(noise: Noise, number: int) -> np.ndarray:
-    # The same draws, slowly and in float64.
+    # Slow reference in float64, with the same draws.
     folder, num_files, snr_db, rng = noise.draw(RandomStreams(3).draws(0, number, "noise"))
     total = np.zeros(len(CROP))
     for _ in range(num_files):
