@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python deploy/install.py
 TORCH_INDEX ?=
 CPU := 0.5 GB to download, 2.1 GB on disk
 ifeq ($(TORCH_INDEX),)
-SIZES := 3.4 GB to download, 6.7 GB on disk (without CUDA, by make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu: $(CPU))
+SIZES := 3.4 GB to download, 6.7 GB on disk (without CUDA, with make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu: $(CPU))
 else
 SIZES := $(CPU), if $(TORCH_INDEX) has PyTorch without CUDA
 endif
@@ -16,8 +16,8 @@ endif
 .PHONY: demo bench docs test test-all test-faults lint format types clean
 
 $(VENV)/.runtime: requirements.txt setup.py
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, this is {v[0]}.{v[1]}: set PYTHON=python3.12, say")'
-	@echo "installing PyTorch, Ray and what else sslsv needs into $(VENV): $(SIZES)"
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"Python 3.10 to 3.13 is needed, but this is {v[0]}.{v[1]}; set PYTHON, for example PYTHON=python3.12")'
+	@echo "installing PyTorch, Ray and the other dependencies of sslsv into $(VENV): $(SIZES)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
 	$(if $(TORCH_INDEX),$(INSTALL) --index-url $(TORCH_INDEX) $$(grep -oE '^torch[^ ]+' requirements.txt))
@@ -34,7 +34,7 @@ $(VENV)/.development: $(VENV)/.runtime requirements-dev.txt
 demo: $(VENV)/.runtime
 	$(BIN)/sslsv prepare_data demo data/demo
 	@if [ -e runs/demo/summary.json ]; then \
-		echo "trained already: runs/demo/report.html; to train anew (the old run is kept under another name): $(BIN)/sslsv train configs/demo.yml --fresh"; \
+		echo "already trained: see runs/demo/report.html; to train again (the old run is renamed and kept): $(BIN)/sslsv train configs/demo.yml --fresh"; \
 	else echo $(BIN)/sslsv train configs/demo.yml; $(BIN)/sslsv train configs/demo.yml; fi
 
 $(VENV)/.bench: $(VENV)/.development

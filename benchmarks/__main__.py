@@ -44,20 +44,20 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=GROUPS, metavar="NAME", help=", ".join(GROUPS))
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write the numbers to a file")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, which only test the code")
-    given = parser.parse_args()
-    if given.corpus and not given.corpus.is_dir():
+    args = parser.parse_args()
+    if args.corpus and not args.corpus.is_dir():
         print(
-            f"error: --corpus is {given.corpus}, which is no folder; give one in VoxCeleb's layout",
+            f"error: --corpus is {args.corpus}, which is not a folder; give one in VoxCeleb's layout",
             file=sys.stderr,
         )
         return 2
-    if given.corpus and given.only and "end-to-end" not in given.only:
-        print("error: --corpus is for end-to-end alone; leave it out, or add it to --only", file=sys.stderr)
+    if args.corpus and args.only and "end-to-end" not in args.only:
+        print("error: only end-to-end reads --corpus; omit it or add end-to-end to --only", file=sys.stderr)
         return 2
-    settings = Settings(given.corpus and given.corpus.resolve(), given.quick)
+    settings = Settings(args.corpus and args.corpus.resolve(), args.quick)
     started = time.time()
-    rows = measured(settings, given.only or list(GROUPS))
-    table = Table(*HEADER, title="quick: the numbers mean nothing" if given.quick else None)
+    rows = measured(settings, args.only or list(GROUPS))
+    table = Table(*HEADER, title="quick: the numbers mean nothing" if args.quick else None)
     for row in rows:
         table.add_row(*row.cells())
     console = Console(width=None if sys.stdout.isatty() else 220)
@@ -66,18 +66,18 @@ def main() -> int:
     console.print(
         ", ".join(f"{key} {value}" for key, value in environment.items()), f"{time.time() - started:.0f} s"
     )
-    if given.out:
+    if args.out:
         result = {
             "environment": environment,
             "settings": {
-                "quick": given.quick,
-                "groups": given.only or list(GROUPS),
-                "corpus": bool(given.corpus),
+                "quick": args.quick,
+                "groups": args.only or list(GROUPS),
+                "corpus": bool(args.corpus),
             },
             "seconds": time.time() - started,
             "rows": [asdict(row) | {"ratio": row.ratio, "is_reached": row.is_reached} for row in rows],
         }
-        given.out.write_text(json.dumps(result, indent=2) + "\n")
+        args.out.write_text(json.dumps(result, indent=2) + "\n")
     return 0
 
 

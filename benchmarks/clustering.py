@@ -45,25 +45,25 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = half_unit_rows(torch.randn(count, DIM, generator=generator), device)
     labels = torch.randint(clusters, (count,), generator=generator).numpy()
-    iteration = seconds_of_iteration(
-        lambda count: spherical_kmeans(rows, clusters, count, generator).assignments.sum().item()
+    iteration_seconds = seconds_of_iteration(
+        lambda repeats: spherical_kmeans(rows, clusters, repeats, generator).assignments.sum().item()
     )
-    index = seconds_of(lambda: silhouette(rows, labels))
-    some = rows[: 2**14]
-    graph = seconds_of(lambda: neighbors(some, 30))
+    silhouette_seconds = seconds_of(lambda: silhouette(rows, labels))
+    sample = rows[: 2**14]
+    graph_seconds = seconds_of(lambda: neighbors(sample, 30))
     config = ClusteringConfig(name="kmeans_agglomerative", num_clusters=(ward_rows // 4,), min_members=1)
-    ward = seconds_of(lambda: cluster(rows[:ward_rows], config, 0))
-    where = f"{os.cpu_count()} cores" if device.type == "cpu" else "one GPU"
-    print(f"{where}, {count} rows, {clusters} clusters: an iteration {iteration:.1f} s,", end=" ")
-    print(f"silhouette {index:.1f} s;")
-    print(f"neighbours of {len(some)} rows {graph:.1f} s; Ward's method on {ward_rows} rows {ward:.1f} s;")
+    ward_seconds = seconds_of(lambda: cluster(rows[:ward_rows], config, 0))
+    hardware = f"{os.cpu_count()} cores" if device.type == "cpu" else "one GPU"
+    print(f"{hardware}, {count} rows, {clusters} clusters: an iteration {iteration_seconds:.1f} s,", end=" ")
+    print(f"silhouette {silhouette_seconds:.1f} s; neighbours of {len(sample)} rows {graph_seconds:.1f} s;")
+    print(f"Ward's method on {ward_rows} rows {ward_seconds:.1f} s;")
     print(f"largest memory of this process {memory_bytes() / 2**30:.1f} GB")
-    for wanted in (7500, 20_000, 50_000):
-        factor = CORPUS / count * wanted / clusters
-        hours = (20 * iteration + index) * factor / 3600
-        print(f"{CORPUS} rows, {wanted} clusters, 20 iterations and the silhouette: {hours:.1f} h")
-    print(f"their neighbours: {graph * (CORPUS / len(some)) ** 2 / 3600:.1f} h", end="; ")
-    print(f"Ward of 20,000: {ward * (20_000 / ward_rows) ** 2 / 60:.1f} min")
+    for num_clusters in (7500, 20_000, 50_000):
+        factor = CORPUS / count * num_clusters / clusters
+        hours = (20 * iteration_seconds + silhouette_seconds) * factor / 3600
+        print(f"{CORPUS} rows, {num_clusters} clusters, 20 iterations and the silhouette: {hours:.1f} h")
+    print(f"their neighbours: {graph_seconds * (CORPUS / len(sample)) ** 2 / 3600:.1f} h", end="; ")
+    print(f"Ward's method on 20,000: {ward_seconds * (20_000 / ward_rows) ** 2 / 60:.1f} min")
 
 
 if __name__ == "__main__":

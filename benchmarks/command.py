@@ -22,15 +22,15 @@ def parser_of(name: str, description: str | None) -> argparse.ArgumentParser:
 
 def in_own_process(name: str, *arguments: str, environment: Mapping[str, str] = {}) -> dict[str, Any]:
     """Run `python -m benchmarks.NAME` and return the JSON in the last line of its output."""
-    ended = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", *arguments],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
         env={**os.environ, **environment},
     )
-    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(completed.stdout.splitlines()[-1])
+    return result
 
 
 def memory_bytes(line: str = "VmHWM") -> int:

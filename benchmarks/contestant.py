@@ -33,8 +33,8 @@ WARM_UP_ROUNDS = 5  # the first three steps of a training still allocate memory
 def ready_views(rows: int, samples: int = 32_000) -> torch.Tensor:
     """Return two views per row, int16 (rows, 2, samples): noise, partly shared by both views of a row."""
     generator = torch.Generator().manual_seed(3)
-    own, other = (torch.randn(rows, views, samples, generator=generator) for views in (1, 2))
-    return (2000 * (own + 0.5 * other)).to(torch.int16)
+    shared, individual = (torch.randn(rows, views, samples, generator=generator) for views in (1, 2))
+    return (2000 * (shared + 0.5 * individual)).to(torch.int16)
 
 
 def training_step(job: dict[str, Any]) -> Callable[[], object]:
@@ -52,8 +52,8 @@ def training_step(job: dict[str, Any]) -> Callable[[], object]:
 def open_training(job: dict[str, Any]) -> Training:
     """Open the training of a config in this process, as one rank of the contestant's processes."""
     if job["world_size"] > 1:
-        meet = f"file://{job['folder']}/meet"
-        dist.init_process_group("gloo", init_method=meet, rank=job["rank"], world_size=job["world_size"])
+        url = f"file://{job['folder']}/meet"
+        dist.init_process_group("gloo", init_method=url, rank=job["rank"], world_size=job["world_size"])
     config = load_config(job["config"], job["overrides"])
     folder = RunFolder(str(Path(job["folder"]) / str(job["rank"])), "run")
     prepare_folder(folder, config, check_data(config), is_fresh=False)
@@ -70,8 +70,8 @@ def batches(job: dict[str, Any]) -> Callable[[], object]:
     os.nice(19)
     training = open_training({**job, "world_size": 1})
     # Each process makes a different part of the run.
-    made = plain_batches(training.plan, training.maker, 10_000 * job["rank"], 10**6)
-    return lambda: next(made)
+    stream = plain_batches(training.plan, training.maker, 10_000 * job["rank"], 10**6)
+    return lambda: next(stream)
 
 
 def naive_embedding(job: dict[str, Any]) -> Callable[[], object]:
@@ -108,8 +108,8 @@ def main() -> None:
         work()
 
     def answer(seconds: float, cpu_seconds: float) -> None:
-        found = {"seconds": seconds, "cpu_seconds": cpu_seconds, **getattr(work, "facts", {})}
-        print(json.dumps(found), file=answers, flush=True)
+        values = {"seconds": seconds, "cpu_seconds": cpu_seconds, **getattr(work, "facts", {})}
+        print(json.dumps(values), file=answers, flush=True)
 
     answer(0.0, 0.0)
     for line in sys.stdin:

@@ -37,17 +37,17 @@ class Contestant:
         self._children: list[subprocess.Popen[str]] = []
         self._folder = tempfile.TemporaryDirectory()
         self.facts: dict[str, float] = {}  # `facts` of the work in the first process
-        own = WORKER_ENVIRONMENT if has_trainer_environment else {}
+        environment = WORKER_ENVIRONMENT if has_trainer_environment else {}
         shared = {"kind": kind, "world_size": processes, "threads": threads, "folder": self._folder.name}
         for rank in range(processes):
-            given = json.dumps({**shared, "rank": rank, **job})
+            argument = json.dumps({**shared, "rank": rank, **job})
             self._children.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "benchmarks.contestant", given],
+                    [sys.executable, "-m", "benchmarks.contestant", argument],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
-                    env={**os.environ, **own, "OMP_NUM_THREADS": str(threads)},
+                    env={**os.environ, **environment, "OMP_NUM_THREADS": str(threads)},
                 )
             )
         self._answers()
@@ -83,7 +83,7 @@ class Contestant:
             line = child.stdout.readline()
             if not line:
                 raise RuntimeError(
-                    f"a process of the benchmark ended early (exit code {child.wait()}); see above"
+                    f"a process of the benchmark ended early (exit code {child.wait()}); see its output above"
                 )
             answers.append(json.loads(line))
         self.facts = answers[0]

@@ -46,7 +46,7 @@ TARGETS = {
 def rows(settings: Settings) -> Iterator[Row]:
     """Compare every recipe from every kind of file with the naive reference from WAV, then with libraries."""
     # Ours makes blocks of the usual size; the naive reference can be measured on fewer crops.
-    count, few, pairs = (32, 8, 2) if settings.is_quick else (1024, 160, 5)
+    count, naive_count, pairs = (32, 8, 2) if settings.is_quick else (1024, 160, 5)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # for the libraries too, because process time includes all threads
     with tempfile.TemporaryDirectory() as folder:
@@ -56,23 +56,23 @@ def rows(settings: Settings) -> Iterator[Row]:
         pack.pack(roots["WAV"], roots["shards"])
         manifest = read_train_lists(roots["WAV"], (LIST,))
         manifests = {"WAV": manifest, "shards": manifest, "FLAC": read_train_lists(roots["FLAC"], (LIST,))}
-        copy = f"plain copy {copies_per_second(count):,.0f}"
+        limit = f"plain copy {copies_per_second(count):,.0f}"
         for recipe, config in RECIPES.items():
             naive = NaiveAugmentation(roots["WAV"], config, 1)
             for source, root in roots.items():
                 if source == "FLAC" and recipe != BOTH:
                     continue  # the augmentation does not change the cost of decoding
                 ours = batches(root, manifests[source], config, count)
-                times = in_turns(ours, lambda n=naive, k=few: n.batch(k), pairs, time.process_time)
+                times = in_turns(ours, lambda n=naive, k=naive_count: n.batch(k), pairs, time.process_time)
                 yield speed_row(
                     f"{recipe}, from {source}",
                     "naive, from WAV",
                     times,
                     count,
                     UNIT,
-                    reference_amount=few,
+                    reference_amount=naive_count,
                     target=TARGETS.get((recipe, source)),
-                    limit=copy,
+                    limit=limit,
                 )
             if recipe in (BOTH, ONE):
                 ours = batches(roots["WAV"], manifest, config, count)

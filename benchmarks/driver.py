@@ -31,14 +31,14 @@ def rows(settings: Settings) -> Iterator[Row]:
     count = 20_000 if settings.is_quick else 1_092_009
     with tempfile.TemporaryDirectory() as folder:
         write_list(Path(folder), count)
-        found = in_own_process("driver", folder)
+        costs = in_own_process("driver", folder)
         name = f"{count:,} utterances"
-        yield Row(f"{name}: memory of the driver", "", found["peak_mb"], 0, "MB", most=1000)
-        yield Row(f"{name}: planning an epoch", "", found["plan_seconds"], 0, "s", most=2)
-        yield Row(f"{name}: reading and checking the list", "", found["read_seconds"], 0, "s")
-        found = in_own_process("known_check", folder)
-        yield Row(f"{name}: memory of `check`, all measured", "", found["peak_mb"], 0, "MB", most=1000)
-        yield Row(f"{name}: `check`, all measured", "", found["seconds"], 0, "s")
+        yield Row(f"{name}: memory of the driver", "", costs["peak_mb"], 0, "MB", most=1000)
+        yield Row(f"{name}: planning an epoch", "", costs["plan_seconds"], 0, "s", most=2)
+        yield Row(f"{name}: reading and checking the list", "", costs["read_seconds"], 0, "s")
+        costs = in_own_process("known_check", folder)
+        yield Row(f"{name}: memory of `check`, all measured before", "", costs["peak_mb"], 0, "MB", most=1000)
+        yield Row(f"{name}: `check`, all measured before", "", costs["seconds"], 0, "s")
         yield _checkpoint(settings, Path(folder))
 
 
@@ -113,18 +113,18 @@ def main() -> None:
     config = load_config(Path("configs/simclr.yml"))
     started = time.perf_counter()
     manifest = read_train_lists(sys.argv[1], ["list"])
-    read = time.perf_counter()
-    kept, held = hold_out_speakers(manifest, 40, 1)
-    held_out = time.perf_counter()
+    read_end = time.perf_counter()
+    kept, held_out = hold_out_speakers(manifest, 40, 1)
+    split_end = time.perf_counter()
     plan = Plan(len(kept), config.train.batch_size, config.seed)
     plan.rows(plan.steps_per_epoch - 1, plan.steps_per_epoch)
-    planned = time.perf_counter()
+    plan_end = time.perf_counter()
     pickle.dumps(kept, protocol=5)
-    found = {"peak_mb": memory_bytes() / 2**20}
-    found |= {"plan_seconds": planned - held_out, "read_seconds": read - started}
+    costs = {"peak_mb": memory_bytes() / 2**20}
+    costs |= {"plan_seconds": plan_end - split_end, "read_seconds": read_end - started}
     if len(sys.argv) > 2:
-        found |= span_of_a_worker(kept, held, int(sys.argv[2]), int(sys.argv[3]))
-    print(json.dumps(found))
+        costs |= span_of_a_worker(kept, held_out, int(sys.argv[2]), int(sys.argv[3]))
+    print(json.dumps(costs))
 
 
 if __name__ == "__main__":

@@ -55,9 +55,9 @@ def rows(settings: Settings) -> Iterator[Row]:
                 Contestant(f"peer_{kind}", has_trainer_environment=False, **job) as theirs,
             ):
                 times = [(mine.run(1), theirs.run(1)) for _ in range(settings.pairs)]
-            what = "train step, 2 s" if kind == "step" else "whole utterances"
+            work = "train step, 2 s" if kind == "step" else "whole utterances"
             yield speed_row(
-                f"{name}: {what}, {PRECISION}", f"{peer}, fp32", times, amount, unit, target=target
+                f"{name}: {work}, {PRECISION}", f"{peer}, fp32", times, amount, unit, target=target
             )
 
 
@@ -84,8 +84,8 @@ def features_of(name: str) -> Callable[[Tensor], Tensor]:
     if name == "ECAPA-TDNN 1024":
         from speechbrain.lobes.features import Fbank
 
-        bands = Fbank(n_mels=80)
-        return lambda waveforms: _centred(bands(waveforms))
+        fbank = Fbank(n_mels=80)
+        return lambda waveforms: _centred(fbank(waveforms))
     settings = {"num_mel_bins": 72 if name == "ReDimNet B2" else 80, "sample_frequency": 16000}
     return lambda waveforms: _centred(
         torch.stack([kaldi.fbank(row[None] * 32768, window_type="hamming", **settings) for row in waveforms])
@@ -106,9 +106,9 @@ class Peer(nn.Module):
     def forward(self, waveforms: Tensor) -> Tensor:
         with torch.no_grad():
             features = self.features(waveforms)
-        found = self.network(features)
-        found = found[-1] if isinstance(found, tuple) else found
-        return found[:, 0] if found.ndim == 3 else found
+        embeddings = self.network(features)
+        embeddings = embeddings[-1] if isinstance(embeddings, tuple) else embeddings
+        return embeddings[:, 0] if embeddings.ndim == 3 else embeddings
 
 
 def peer_step(job: dict[str, Any]) -> Callable[[], object]:

@@ -38,39 +38,39 @@ def _through_ray_data(settings: Settings, root: Path) -> Row:
     import ray
 
     size, blocks, pairs = (8, 1, 1) if settings.is_quick else (64, 20, 3)
-    given = overrides(root, size)
-    config = load_config(PUBLISHED, given)
+    edits = overrides(root, size)
+    config = load_config(PUBLISHED, edits)
     manifest = read_train_lists(root, config.data.train_lists)
     plan = Plan(len(manifest), config.train.batch_size, config.seed)
     maker = ViewMaker(manifest, (("views", 2, 2.0, False),), config.data, config.seed)
     connect(num_cpus=PROCESSES)
     try:
-        with Contestant("batches", processes=PROCESSES, threads=1, config=PUBLISHED, overrides=given) as bare:
+        with Contestant("batches", processes=PROCESSES, threads=1, config=PUBLISHED, overrides=edits) as bare:
             reference = ray.put(maker)
-            in_block = 4 if settings.is_quick else max(1, config.resources.utterances_per_block // size)
-            steps = blocks * in_block
+            per_block = 4 if settings.is_quick else max(1, config.resources.utterances_per_block // size)
+            steps = blocks * per_block
             # Time the middle of the stream: all processes run, and both ends have as many half-made blocks.
-            first, more = 1 + 10 * in_block, (PROCESSES + 2) * in_block
+            before, after = 1 + 10 * per_block, (PROCESSES + 2) * per_block
             times = []
             for turn in range(pairs + 1):
                 stream = train_batches(
                     plan,
                     reference,
                     0,
-                    first + steps + more,
-                    utterances_per_block=in_block * size,
+                    before + steps + after,
+                    utterances_per_block=per_block * size,
                     data_tasks=PROCESSES + 1,
                     cpus_per_task=0.5,
                 )
-                for _ in range(first):
+                for _ in range(before):
                     next(stream)
                 started = time.perf_counter()
                 for _ in range(steps):
                     next(stream)
                 seconds = time.perf_counter() - started
                 stream.close()
-                share = max(1, steps // PROCESSES)
-                pair = (seconds / steps, bare.run(share) / (share * PROCESSES))
+                rounds = max(1, steps // PROCESSES)
+                pair = (seconds / steps, bare.run(rounds) / (rounds * PROCESSES))
                 if turn:  # turn 0 is a warm-up that opens every file
                     times.append(pair)
     finally:
@@ -82,15 +82,15 @@ def _through_ray_data(settings: Settings, root: Path) -> Row:
 def _run(settings: Settings, root: Path, folder: Path) -> Iterator[Row]:
     """Compare a run with bare loops of its step before and after it; then yield its start-up time."""
     runs, size = (1, 8) if settings.is_quick else (2, 64)
-    given = overrides(root, size, "train.log_every_steps=10")
+    edits = overrides(root, size, "train.log_every_steps=10")
     if settings.corpus:
-        given = [f"data.root={settings.corpus}", "evaluation.test=[]", f"train.batch_size={size}"]
-    given.append(f"train.precision={PRECISION}")
-    config = load_config(SMALL, given)
+        edits = [f"data.root={settings.corpus}", "evaluation.test=[]", f"train.batch_size={size}"]
+    edits.append(f"train.precision={PRECISION}")
+    config = load_config(SMALL, edits)
     manifest = read_train_lists(config.data.root, config.data.train_lists)
     steps = (len(manifest) - config.evaluation.held_out_speakers) // size
     epochs = max(6, (40 if settings.is_quick else 120) // max(1, steps))
-    given += [
+    edits += [
         "evaluation.every_epochs=1000000",
         "run.tensorboard=false",
         "run.wandb=disabled",
@@ -101,10 +101,10 @@ def _run(settings: Settings, root: Path, folder: Path) -> Iterator[Row]:
     rounds = 2 if settings.is_quick else 10
     first_steps: list[float] = []
     times = []
-    with Contestant("training_step", config=SMALL, overrides=given) as bare:
+    with Contestant("training_step", config=SMALL, overrides=edits) as bare:
         before = bare.run(rounds) / rounds
         for run in range(runs):
-            speed, start = _train([*given, f"train.epochs={epochs}", f"run.name=run{run}"], folder, run)
+            speed, start = _train([*edits, f"train.epochs={epochs}", f"run.name=run{run}"], folder, run)
             first_steps.append(start)
             after = bare.run(rounds) / rounds
             times.append((size / speed, (before + after) / 2))
@@ -121,22 +121,22 @@ def _run(settings: Settings, root: Path, folder: Path) -> Iterator[Row]:
     yield Row("start-up: from the command to the first record", "", statistics.median(first_steps), 0, "s")
 
 
-def _train(given: list[str], folder: Path, run: int) -> tuple[float, float]:
+def _train(edits: list[str], folder: Path, run: int) -> tuple[float, float]:
     """Return samples per second after the first blocks, and seconds from start to the first record."""
-    records_file, said = folder / f"runs/run{run}/metrics.jsonl", folder / f"run{run}.txt"
-    command = [sys.executable, "-m", "sslsv.train", SMALL, *given]
+    records_file, log = folder / f"runs/run{run}/metrics.jsonl", folder / f"run{run}.txt"
+    command = [sys.executable, "-m", "sslsv.train", SMALL, *edits]
     started = time.perf_counter()
-    with said.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
-        first = 0.0
+    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        start_up = 0.0
         while process.poll() is None:
-            if not first and records_file.exists() and records_file.stat().st_size:
-                first = time.perf_counter() - started
+            if not start_up and records_file.exists() and records_file.stat().st_size:
+                start_up = time.perf_counter() - started
             time.sleep(0.1)
     if process.returncode != 0:
         raise RuntimeError(
-            f"sslsv.train ended with exit code {process.returncode}: {said.read_text()[-2000:]}"
+            f"sslsv.train ended with exit code {process.returncode}: {log.read_text()[-2000:]}"
         )
     records = [json.loads(line) for line in records_file.open()]
-    begun = 2 * 16  # steps of the first two blocks
-    steady = [record["samples_per_second"] for record in records if record["step"] > begun]
-    return statistics.median(steady), first
+    warm_up_steps = 2 * 16  # steps of the first two blocks
+    steady = [record["samples_per_second"] for record in records if record["step"] > warm_up_steps]
+    return statistics.median(steady), start_up

@@ -62,25 +62,25 @@ def _trials(settings: Settings) -> Iterator[Row]:
         return 100 * float(p_miss[np.argmin(np.abs(p_miss - p_fa))]), float((p_miss + 99 * p_fa).min())
 
     np.testing.assert_allclose(ours(), naive_rates(), rtol=1e-2)
-    whole, loop = zip(*in_turns(ours, naive_loop, settings.pairs), strict=True)
-    rates, their_rates = zip(
+    our_times, loop_times = zip(*in_turns(ours, naive_loop, settings.pairs), strict=True)
+    curve_times, roc_times = zip(
         *in_turns(lambda: ErrorCurve.of(scores, targets), naive_rates, settings.pairs), strict=True
     )
-    naive = [share * a + b for a, b in zip(loop, their_rates, strict=True)]
+    naive_times = [share * a + b for a, b in zip(loop_times, roc_times, strict=True)]
     row = time_row(
         f"{count:,} trials scored, EER and minDCF",
         "loop over trials, scikit-learn's ROC",
-        list(zip(whole, naive, strict=True)),
+        list(zip(our_times, naive_times, strict=True)),
         target=30.0,
     )
     row.most = 0.5
-    product = in_turns(lambda: embeddings @ embeddings.T, lambda: None, settings.pairs)
-    row.limit = f"all products {min(seconds for seconds, _ in product):.2f} s"
+    product_times = in_turns(lambda: embeddings @ embeddings.T, lambda: None, settings.pairs)
+    row.limit = f"all products {min(seconds for seconds, _ in product_times):.2f} s"
     yield row
     yield time_row(
         "error curve alone",
         "scikit-learn's ROC",
-        list(zip(rates, their_rates, strict=True)),
+        list(zip(curve_times, roc_times, strict=True)),
         target=None,
         unit="ms",
     )
@@ -102,19 +102,19 @@ def _embeddings(settings: Settings) -> Row:
         model = build_model(config, CorpusSize()).eval().to(memory_format=torch.channels_last)  # as loaded
         encoder = SpeakerEncoder(model, config, (), (), "bf16")
         threads = torch.get_num_threads()
-        few = max(1, count // 6)
+        naive_count = max(1, count // 6)
         paths = [str(Path(folder) / name) for name in names]
         with (
-            Contestant("naive_embedding", has_trainer_environment=False, paths=paths[:few]) as naive,
+            Contestant("naive_embedding", has_trainer_environment=False, paths=paths[:naive_count]) as naive,
             embedding_by(encoder, len(paths), threads, None) as embed,
         ):
-            pairs = in_turns(lambda: embed(names, folder), lambda: naive.run(few), settings.pairs)
+            pairs = in_turns(lambda: embed(names, folder), lambda: naive.run(naive_count), settings.pairs)
     return speed_row(
         "embeddings of whole utterances, bf16",
         "one at a time, fp32",
         pairs,
         count,
         "utterances/s",
-        reference_amount=few,
+        reference_amount=naive_count,
         target=3.0,
     )

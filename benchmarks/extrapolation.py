@@ -108,15 +108,15 @@ def demands(units: Units, cluster: Cluster, rate: float) -> Iterator[Demand]:
     steps = rate / cluster.pairs_per_batch  # per second
     blocks = rate / cluster.pairs_per_block
     per_core = units.pairs_per_core_second
-    data = rate * units.store_per_pair_bytes * cluster.gpus_per_node
+    crops = rate * units.store_per_pair_bytes * cluster.gpus_per_node
     # A ring that visits the GPUs node by node enters each node once.
-    exchange = steps * (gathered_bytes(cluster) + units.gradient_bytes * cluster.ring)
+    collectives = steps * (gathered_bytes(cluster) + units.gradient_bytes * cluster.ring)
     yield Demand(
         "data cores, whole cluster",
         "cores",
         cluster.gpus * rate / per_core,
         cluster.cores,
-        "machines without GPUs; `cpus_per_data_task=1`; fewer of `data.augment`; packed shards",
+        "machines without GPUs; `cpus_per_data_task=1`; fewer entries in `data.augment`; packed shards",
     )
     yield Demand(
         "blocks through one iterator",
@@ -126,35 +126,35 @@ def demands(units: Units, cluster: Cluster, rate: float) -> Iterator[Demand]:
         "`utterances_per_block` up, `train.batch_size` up",
     )
     yield Demand(
-        "interpreter of a training process, for its data",
+        "Python interpreter of a training process, receiving data",
         "cores",
         driver_share(units, cluster, rate),
         1.0,
-        "`utterances_per_block`, `train.batch_size`: fewer and larger pieces",
+        "`utterances_per_block` up, `train.batch_size` up",
     )
     yield Demand(
         "network into a GPU node: crops",
         "MB/s",
-        data / 1e6,
+        crops / 1e6,
         cluster.network_bytes / 1e6,
-        "data tasks on the GPU nodes' own cores; fewer GPUs a node",
+        "data tasks on the GPU nodes' own cores; fewer GPUs per node",
     )
     yield Demand(
         "network into a GPU node: collectives",
         "MB/s",
-        exchange / 1e6,
+        collectives / 1e6,
         cluster.network_bytes / 1e6,
-        "`projector_dims` down; `train.batch_size` up where gradients weigh more",
+        "`projector_dims` down; `train.batch_size` up where gradients are the larger part",
     )
     yield Demand(
         "network into a GPU node: both",
         "MB/s",
-        (data + exchange) / 1e6,
+        (crops + collectives) / 1e6,
         cluster.network_bytes / 1e6,
-        "as above",
+        "see the two rows above",
     )
     yield Demand(
-        "object store of a GPU node, least",
+        "smallest object store of a GPU node",
         "GB",
         store_least_bytes(units, cluster) / 1e9,
         cluster.store_gb,
@@ -218,5 +218,5 @@ def checkpoint_share(units: Units, cluster: Cluster, rate: float) -> float:
 
 def serial_validation_share(units: Units, cluster: Cluster, rate: float) -> float:
     """Return the share of time that all GPUs wait for one worker's label-free report."""
-    alone = units.label_free_seconds
-    return alone / (epoch_seconds(units, cluster, rate) * cluster.validate_every_epochs + alone)
+    report = units.label_free_seconds
+    return report / (epoch_seconds(units, cluster, rate) * cluster.validate_every_epochs + report)

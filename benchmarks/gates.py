@@ -38,16 +38,16 @@ def main() -> int:
     add("--share", type=float, default=0.2, help="share of the utterances that get a wrong label")
     add("--out", type=Path, metavar="FILE.jsonl", help="append a line for each training")
     add("overrides", nargs="*", metavar="key=value", help="settings of configs/corpus/pseudo_label.yml")
-    given = parser.parse_args()
+    args = parser.parse_args()
     for way, changes in WAYS.items():
         try:
-            line = measured(given, way, changes)
+            line = measured(args, way, changes)
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
         print(json.dumps(line), flush=True)
-        if given.out:
-            with given.out.open("a") as file:
+        if args.out:
+            with args.out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
     return 0
 

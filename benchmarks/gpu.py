@@ -47,46 +47,46 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--no-compile", action="store_true", help="skip compiled steps")
     parser.add_argument("--quick", action="store_true", help="tiny sizes; works without a GPU")
-    given = parser.parse_intermixed_args()
-    if not HAS_GPU and not given.quick:
-        print("error: PyTorch finds no GPU here; --quick tries the script on the CPU", file=sys.stderr)
+    args = parser.parse_intermixed_args()
+    if not HAS_GPU and not args.quick:
+        print("error: PyTorch finds no GPU here; --quick tests the script on the CPU", file=sys.stderr)
         return 2
-    steps, compiles = 5 if given.quick else given.steps, [False] if given.no_compile else [False, True]
+    steps, compiles = 5 if args.quick else args.steps, [False] if args.no_compile else [False, True]
     try:
-        overrides = [*given.overrides, *(small(given.config, given.overrides) if given.quick else [])]
-        base = load_config(given.config, overrides)
+        overrides = [*args.overrides, *(small(args.config, args.overrides) if args.quick else [])]
+        base = load_config(args.config, overrides)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     size = base.train.batch_size
-    seconds = SMALL_SECONDS if given.quick else getattr(base.model, "crop_seconds", 2.0)
+    seconds = SMALL_SECONDS if args.quick else getattr(base.model, "crop_seconds", 2.0)
     views = torch.randint(-8000, 8000, (size, 2, round(16000 * seconds)), dtype=torch.int16)
     print(f"{size} utterances, naive SimCLR with pairs of {seconds:g} s; {describe_environment().get('gpu')}")
-    print("| step | ms | utterances/s | against naive | peak MiB | first step s |\n|---|---|---|---|---|---|")
+    print("| step | ms | utterances/s | speed / naive | peak MiB | first step s |\n|---|---|---|---|---|---|")
     naive = measure("naive, fp32 contiguous", lambda: NaiveStep(views.to(DEVICE)), steps, size, None)
     for name, way in WAYS.items():
-        if (given.no_compile and "compile" in way) or (not HAS_GPU and "fp16" in way):
+        if (args.no_compile and "compile" in way) or (not HAS_GPU and "fp16" in way):
             continue
-        job = {"config": given.config, "overrides": [*overrides, way]}
+        job = {"config": args.config, "overrides": [*overrides, way]}
         measure(name, lambda job=job: MethodStep(job).take, steps, size, naive)  # type: ignore[misc]
     if HAS_GPU:
         peak = matrix_peak(8192, DEVICE)
         pairs = peak / OPERATIONS_PER_CROP / 2
         print(f"bf16 matrix products alone: {peak / 1e12:.0f} TFLOP/s, or {pairs:.0f} pairs/s")
-    print("\n| recipe | compiled | utterances | ms | utterances/s | kernels run | peak MiB |")
+    print("\n| recipe | compiled | utterances | ms | utterances/s | time in kernels | peak MiB |")
     print("|---|---|---|---|---|---|---|")
     for recipe in RECIPES:
         for is_compiled in compiles:
-            measure_recipe(recipe, is_compiled, steps, given.quick)
+            measure_recipe(recipe, is_compiled, steps, args.quick)
     return 0
 
 
 def small(path: str, overrides: list[str]) -> list[str]:
     """Return overrides that make a method's step small."""
     settings = vars(load_config(path, overrides).model)
-    found = [f"model.{name}={SMALL_SECONDS}" for name in settings if name.endswith("_seconds")]
-    found += ["model.num_prototypes=256"] if "num_prototypes" in settings else []
-    return ["train.batch_size=4", *found]
+    changes = [f"model.{name}={SMALL_SECONDS}" for name in settings if name.endswith("_seconds")]
+    changes += ["model.num_prototypes=256"] if "num_prototypes" in settings else []
+    return ["train.batch_size=4", *changes]
 
 
 def measure_recipe(path: str, compiles: bool, steps: int, is_quick: bool) -> None:

@@ -16,12 +16,12 @@ def check_again(root: Path) -> dict[str, float]:
     (root / "report").mkdir()
     with (root / "report/measurements.jsonl").open("w") as lines:
         for number, _, path in Rows(root, "list", TRAIN):
-            known = {**facts_of(str(root / path)), "digest": f"{number:032x}"}
+            file = {**facts_of(str(root / path)), "digest": f"{number:032x}"}
             form = {"seconds": 8.0, "sample_rate": 16_000, "silent_share": number / 3e9, "clipped_share": 0.0}
-            lines.write(json.dumps({**known, **form}) + "\n")
+            lines.write(json.dumps({**file, **form}) + "\n")
     started = time.perf_counter()
     if prepare_data(["check", str(root / "list"), "--report", str(root / "report"), "--cpus", "1"]):
-        raise SystemExit("The check found bad recordings where there is none.")
+        raise SystemExit("The check reported bad recordings, but there are none.")
     return {"peak_mb": memory_bytes() / 2**20, "seconds": time.perf_counter() - started}
 
 

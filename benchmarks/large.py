@@ -65,35 +65,35 @@ def dino_head(way: str, is_quick: bool) -> Work:
 def kmeans(way: str, is_quick: bool) -> Work:
     """Run five iterations of k-means, started from some of the rows, and the final assignment."""
     count, clusters = (2000, 50) if is_quick else (100_000, 2500)
-    given = F.normalize(torch.randn(count, 512), dim=1)
+    points = F.normalize(torch.randn(count, 512), dim=1)
     if way == "ours":
         generator = torch.Generator().manual_seed(0)
-        return lambda: spherical_kmeans(given, clusters, ITERATIONS, generator)
+        return lambda: spherical_kmeans(points, clusters, ITERATIONS, generator)
     if way == "faiss":
         import faiss
 
         faiss.omp_set_num_threads(torch.get_num_threads())
 
         def by_faiss() -> None:
-            found = faiss.Kmeans(
+            clustering = faiss.Kmeans(
                 512, clusters, niter=ITERATIONS, spherical=True, max_points_per_centroid=10**6
             )
-            found.train(given.numpy())
-            found.index.search(given.numpy(), 1)
+            clustering.train(points.numpy())
+            clustering.index.search(points.numpy(), 1)
 
         return by_faiss
     from sklearn.cluster import KMeans
 
-    return lambda: KMeans(clusters, init="random", n_init=1, max_iter=ITERATIONS, tol=0).fit(given.numpy())
+    return lambda: KMeans(clusters, init="random", n_init=1, max_iter=ITERATIONS, tol=0).fit(points.numpy())
 
 
 def as_norm(way: str, is_quick: bool) -> Work:
     """Apply AS-norm to a million trials of 5,000 recordings, with the 300 nearest of a cohort of 20,000."""
-    count, recordings, cohort = (1000, 100, 400) if is_quick else (1_000_000, 5000, 20_000)
-    embeddings, others = torch.randn(recordings, 512).numpy(), torch.randn(cohort, 512).numpy()
+    count, recordings, cohort_size = (1000, 100, 400) if is_quick else (1_000_000, 5000, 20_000)
+    embeddings, cohort = torch.randn(recordings, 512).numpy(), torch.randn(cohort_size, 512).numpy()
     enrol, test = np.random.default_rng(0).integers(recordings, size=(2, count))
     scores = cosine_scores(embeddings, enrol, test)
-    return lambda: normalise_scores("as", scores, embeddings, enrol, test, others, 300)
+    return lambda: normalise_scores("as", scores, embeddings, enrol, test, cohort, 300)
 
 
 def trials(way: str, is_quick: bool) -> Work:

@@ -47,40 +47,40 @@ def main() -> int:
     add("--step-ms", type=float, help="time of a step of the first config; default: measured")
     add("--storage", default="runs/learning", help="folder of the runs (%(default)s)")
     add("--curves", type=Path, metavar="FILE.svg", help="also draw validation EER over minutes there")
-    given = parser.parse_intermixed_args()
-    configs = given.configs or plain_configs(Path("configs/corpus"))
+    args = parser.parse_intermixed_args()
+    configs = args.configs or plain_configs(Path("configs/corpus"))
     configs.sort(key=lambda path: path.stem != "simclr")  # stable, so the rest keeps its order
-    same = {"threads": given.threads, "overrides": given.overrides}
-    known = [line for line in read(given.out) if same.items() <= line.items()]
+    shared = {"threads": args.threads, "overrides": args.overrides}
+    stored = [line for line in read(args.out) if shared.items() <= line.items()]
     try:
-        plans = {path: plan_of(path, given) for path in configs}
+        plans = {path: plan_of(path, args) for path in configs}
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
-        times = step_times(plans, known, given)
-        for seed in given.seeds:  # all configs with the first seed, then all with the second
+        times = step_times(plans, stored, args)
+        for seed in args.seeds:  # all configs with the first seed, then all with the second
             for path, plan in plans.items():
-                epochs = plan.epochs_in(given.minutes, times[path])
-                wanted = {"config": str(path), "seed": seed, "epochs": epochs, **same}
-                if not any(wanted.items() <= line.items() and "tests" in line for line in known):
-                    found = {**wanted, "step_ms": times[path], **trained(path, plan, wanted, given)}
-                    known.append(found)
-                    append(given.out, found)
+                epochs = plan.epochs_in(args.minutes, times[path])
+                run = {"config": str(path), "seed": seed, "epochs": epochs, **shared}
+                if not any(run.items() <= line.items() and "tests" in line for line in stored):
+                    result = {**run, "step_ms": times[path], **trained(path, plan, run, args)}
+                    stored.append(result)
+                    append(args.out, result)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
     lines = [  # in the order of the configs; only with these minutes and seeds
         line
         for path, plan in plans.items()
-        for line in known
+        for line in stored
         if "tests" in line and line["config"] == str(path)
-        if line["epochs"] == plan.epochs_in(given.minutes, times[path]) and line["seed"] in given.seeds
+        if line["epochs"] == plan.epochs_in(args.minutes, times[path]) and line["seed"] in args.seeds
     ]
-    blind = [line for line in lines if not plans[Path(line["config"])].needs_labels]
-    print(table(lines), ranking(blind), sep="\n\n")
-    if given.curves:
-        draw_curves(lines, given.curves)
+    without_labels = [line for line in lines if not plans[Path(line["config"])].needs_labels]
+    print(table(lines), ranking(without_labels), sep="\n\n")
+    if args.curves:
+        draw_curves(lines, args.curves)
     return 0
 
 
@@ -109,12 +109,12 @@ class RunPlan:
 
     def scaled(self, epochs: int) -> list[str]:
         """Return overrides for a run of `epochs`; settings in epochs (above 1) keep their share of it."""
-        factor, found = epochs / self.config.train.epochs, [f"train.epochs={epochs}"]
+        factor, overrides = epochs / self.config.train.epochs, [f"train.epochs={epochs}"]
         for key, value in leaves_of(asdict(self.config)):
-            counts_epochs = key.startswith(EPOCHS_OF) and key.endswith(("_epoch", "_epochs"))
-            if counts_epochs and isinstance(value, int | float) and value > 1:
-                found.append(f"{key}={type(value)(max(1, round(value * factor)))}")
-        return [*found, f"evaluation.every_epochs={max(1, epochs // VALIDATIONS)}"]
+            is_in_epochs = key.startswith(EPOCHS_OF) and key.endswith(("_epoch", "_epochs"))
+            if is_in_epochs and isinstance(value, int | float) and value > 1:
+                overrides.append(f"{key}={type(value)(max(1, round(value * factor)))}")
+        return [*overrides, f"evaluation.every_epochs={max(1, epochs // VALIDATIONS)}"]
 
 
 def plan_of(path: Path, given: argparse.Namespace) -> RunPlan:
@@ -186,8 +186,8 @@ def cpu_seconds(stepper: Contestant) -> float:
 def note(path: Path, step_ms: float, times: dict[Path, float], given: argparse.Namespace) -> None:
     """Store a measured time in `times` and in FILE."""
     times[path] = step_ms
-    found = {"config": str(path), "measured_ms": step_ms}
-    append(given.out, {**found, "threads": given.threads, "overrides": given.overrides})
+    line = {"config": str(path), "measured_ms": step_ms}
+    append(given.out, {**line, "threads": given.threads, "overrides": given.overrides})
 
 
 def trained(path: Path, plan: RunPlan, wanted: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
@@ -210,12 +210,12 @@ def trained(path: Path, plan: RunPlan, wanted: dict[str, Any], given: argparse.N
     print(f"{name}: about {epochs * plan.steps_per_epoch} steps", file=sys.stderr, flush=True)
     for module, *arguments in commands:
         command = [sys.executable, "-m", f"sslsv.{module}", *arguments]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode == 130:
+        completed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if completed.returncode == 130:
             raise KeyboardInterrupt
-        if done.returncode:
-            print(done.stdout[-2000:], file=sys.stderr, flush=True)
-            return {"error": f"sslsv.{module} ended with {done.returncode}: {done.stdout[-300:]}"}
+        if completed.returncode:
+            print(completed.stdout[-2000:], file=sys.stderr, flush=True)
+            return {"error": f"sslsv.{module} ended with {completed.returncode}: {completed.stdout[-300:]}"}
     return numbers_of(folder)
 
 
@@ -227,10 +227,10 @@ def numbers_of(folder: Path) -> dict[str, Any]:
     summary = json.loads((folder / "summary.json").read_text())
     evaluation = json.loads((folder / "evaluation/evaluation.json").read_text())
     tests = {}
-    for name, found in evaluation["lists"].items():
-        scorings = {key: table["eer"] for key, table in found["scorings"].items()}
-        normed = next(key for key in scorings if "as_norm" in key)
-        tests[name] = {"eer": scorings["cosine"], "as_norm_eer": scorings[normed]}
+    for name, result in evaluation["lists"].items():
+        scorings = {key: table["eer"] for key, table in result["scorings"].items()}
+        as_norm = next(key for key in scorings if "as_norm" in key)
+        tests[name] = {"eer": scorings["cosine"], "as_norm_eer": scorings[as_norm]}
     return {
         "commit": describe_environment().get("commit", ""),
         "run": str(folder),
@@ -264,8 +264,8 @@ def table(lines: list[dict[str, Any]]) -> str:
         cells.append(spread([run["validation"].get("value") for run in runs]))
         for name in lists:
             for kind in ("eer", "as_norm_eer"):
-                found = [run["tests"][name][kind] for run in runs if name in run["tests"]]
-                cells.append(spread([each["value"] for each in found], found))
+                errors = [run["tests"][name][kind] for run in runs if name in run["tests"]]
+                cells.append(spread([each["value"] for each in errors], errors))
         rows.append(cells)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
@@ -279,10 +279,10 @@ def ranking(lines: list[dict[str, Any]]) -> str:
     for line in lines:
         ends.setdefault(line["seed"], []).append(line["validations"][-1])
     rows = ["| seed | criterion | runs | tau | regret, % EER |", "|---|---|---|---|---|"]
-    for each in rank_criteria(ends):
-        tau = "" if each["tau"] is None else f"{each['tau']:.2f}"
-        found = f"{each['criterion']} | {each['trials']} | {tau} | {each['regret']:.1f} |"
-        rows.append(f"| {each['epoch']} | {found}")
+    for entry in rank_criteria(ends):
+        tau = "" if entry["tau"] is None else f"{entry['tau']:.2f}"
+        cells = f"{entry['criterion']} | {entry['trials']} | {tau} | {entry['regret']:.1f} |"
+        rows.append(f"| {entry['epoch']} | {cells}")
     return "\n".join(rows)
 
 

@@ -25,20 +25,20 @@ def rows(
     recipe: str, ours: Callable[[], object], count: int, naive: NaiveAugmentation, pairs: int, *, is_one: bool
 ) -> Iterator[Row]:
     """Compare with each toolkit: reverberation and noise on every crop, or (`is_one`) one of five kinds."""
-    few = naive.paths[: min(len(naive.paths), count)]
+    paths = naive.paths[: min(len(naive.paths), count)]
     for toolkit, build in (
         ("SpeechBrain", speechbrain),
         ("3D-Speaker", speakerlab),
         ("audiomentations", audiomentations),
     ):
-        name, against = f"{recipe}, from WAV", f"{toolkit}, from WAV"
+        name, peer = f"{recipe}, from WAV", f"{toolkit}, from WAV"
         try:
             make_crops = build(naive, is_one)
         except (ImportError, AttributeError, OSError) as error:
-            yield Row(name, against, 0, 0, "", skipped=f"{type(error).__name__}: {error}")
+            yield Row(name, peer, 0, 0, "", skipped=f"{type(error).__name__}: {error}")
             continue
-        times = in_turns(ours, lambda m=make_crops: m(few), pairs, time.process_time)
-        yield speed_row(name, against, times, count, "crops/core-s", reference_amount=len(few), target=1.0)
+        times = in_turns(ours, lambda m=make_crops: m(paths), pairs, time.process_time)
+        yield speed_row(name, peer, times, count, "crops/core-s", reference_amount=len(paths), target=1.0)
 
 
 def speechbrain(naive: NaiveAugmentation, is_one: bool) -> MakeCrops:
@@ -66,8 +66,8 @@ def speechbrain(naive: NaiveAugmentation, is_one: bool) -> MakeCrops:
         batch = torch.stack(crops)
         if not is_one:  # AddReverb uses one room for the entire batch
             return noisy(reverb(batch), str(naive.rng.choice(list(SNR_DB))))
-        none, in_room, *rest = batch.chunk(5)
-        return [none, reverb(in_room), *[noisy(part, k) for part, k in zip(rest, SNR_DB, strict=True)]]
+        clean, in_room, *rest = batch.chunk(5)
+        return [clean, reverb(in_room), *[noisy(part, k) for part, k in zip(rest, SNR_DB, strict=True)]]
 
     return make_crops
 
@@ -79,8 +79,8 @@ def speakerlab(naive: NaiveAugmentation, is_one: bool) -> MakeCrops:
     """
     from speakerlab.process import augmentation, processor
 
-    read = SimpleNamespace(load=_load)
-    augmentation.torchaudio = processor.torchaudio = read
+    torchaudio = SimpleNamespace(load=_load)
+    augmentation.torchaudio = processor.torchaudio = torchaudio
     reader = processor.WavReader(duration=CROP / 16_000)
     corrupter = augmentation.NoiseReverbCorrupter
     reverb = corrupter(reverb_prob=1.0, reverb_file=_kaldi_list(naive.rooms))

@@ -31,15 +31,15 @@ def main() -> None:
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--batch-sizes", type=int, nargs="+", help="default: the config's batch size")
-    given = parser.parse_intermixed_args()
-    config = load_config(given.config, given.overrides)
+    args = parser.parse_intermixed_args()
+    config = load_config(args.config, args.overrides)
     context = multiprocessing.get_context("spawn")
-    print(f"{'batch':>6} {'way':24} {'MiB':>8}")
-    for batch_size in given.batch_sizes or [config.train.batch_size]:
+    print(f"{'batch':>6} {'variant':24} {'MiB':>8}")
+    for batch_size in args.batch_sizes or [config.train.batch_size]:
         for name, override in WAYS.items():
-            overrides = [*given.overrides, f"train.batch_size={batch_size}", override]
+            overrides = [*args.overrides, f"train.batch_size={batch_size}", override]
             with context.Pool(1) as pool:
-                peak = pool.apply(peak_mb, (given.config, overrides))
+                peak = pool.apply(peak_mb, (args.config, overrides))
             print(f"{batch_size:6} {name:24} {peak * 1e6 / 2**20:8.0f}", flush=True)
 
 

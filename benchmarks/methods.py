@@ -70,11 +70,11 @@ def job_of(name: str, batch_size: int, *more: str) -> dict[str, Any]:
     """Return a contestant's job: the published settings with the common encoder and batch size."""
     path = f"configs/{name}.yml"
     method = load_config(path).model
-    begun = [key for key in vars(method) if key.endswith("start_epoch") or key.startswith("frozen_")]
+    start_settings = [key for key in vars(method) if key.endswith("start_epoch") or key.startswith("frozen_")]
     overrides = [
         f"train.batch_size={batch_size}",
         f"encoder={json.dumps(asdict(ThinResNet34.Config(stem_time_stride=2)))}",  # every setting
-        *(f"model.{key}=0" for key in begun),
+        *(f"model.{key}=0" for key in start_settings),
     ]
     return {"config": path, "overrides": [*overrides, *more], "warm_up_rounds": 3}
 
@@ -88,15 +88,15 @@ class MethodStep:
 
     def __init__(self, job: dict[str, Any]) -> None:
         self.config: Config = load_config(job["config"], job["overrides"])
-        on_gpu = torch.cuda.is_available()
-        self.device = torch.device("cuda" if on_gpu else "cpu")
+        has_gpu = torch.cuda.is_available()
+        self.device = torch.device("cuda" if has_gpu else "cpu")
         size = CorpusSize(job.get("num_utterances", SIZE.num_utterances), SIZE.num_speakers)
         self.state = build_state(self.config, size, self.device)
         self.network = wrap_model(self.state.model, self.config, self.device)
         generator = torch.Generator().manual_seed(3)
         batch = noise_batch(self.state.model, generator, self.config.train.batch_size, size)
         # As in training, the GPU copies the batch from pinned memory.
-        self.batch = {name: column.pin_memory() for name, column in batch.items()} if on_gpu else batch
+        self.batch = {name: column.pin_memory() for name, column in batch.items()} if has_gpu else batch
         self.corpus, self.audio_seconds = NoiseCorpus(size), 0.0
         for module in self.state.model.modules():
             if isinstance(module, Spectrogram) and not self.config.train.compile:  # it would be compiled too

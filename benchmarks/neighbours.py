@@ -37,8 +37,8 @@ def rows(settings: Settings) -> Iterator[Row]:
         write_corpus(root, ".wav", size)
 
         def trainer(**job: bool) -> Contestant:
-            given = overrides(root, size, "train.precision=fp32", "train.channels_last=true")
-            return trainers.enter_context(Contestant("training_step", config=CONFIG, overrides=given, **job))
+            edits = overrides(root, size, "train.precision=fp32", "train.channels_last=true")
+            return trainers.enter_context(Contestant("training_step", config=CONFIG, overrides=edits, **job))
 
         first, spinning = trainer(), trainer(watches_neighbours=False)
         steps = 1 if settings.is_quick else max(1, round(SECONDS / first.run(4) * 4))
@@ -48,20 +48,20 @@ def rows(settings: Settings) -> Iterator[Row]:
             trainer.run(settling)
             return trainer.run(steps)
 
-        def row(name: str, against: str, times: list[tuple[float, float]], target: float) -> Row:
-            return speed_row(name, against, times, 2 * size * steps, "crops/s", target=target)
+        def row(name: str, reference: str, times: list[tuple[float, float]], target: float) -> Row:
+            return speed_row(name, reference, times, 2 * size * steps, "crops/s", target=target)
 
         times = [(settled(first), spinning.run(steps)) for _ in range(pairs)]
         yield row("train step alone", "threads that always spin", times, 0.98)
         for count in BUSY:
-            share, times, unwatched = fair_share(count), [], []
+            share, times, spinning_times = fair_share(count), [], []
             for _ in range(pairs):
                 with busy(count):
                     beside = settled(first)
-                    unwatched.append((beside, spinning.run(1) * steps))
+                    spinning_times.append((beside, spinning.run(1) * steps))
                 times.append((beside, settled(first) / share))
-            yield row(f"train step beside {count} busy", "a fair share of the cores", times, 0.6)
-            yield row(f"train step beside {count} busy", "threads that always spin", unwatched, 1)
+            yield row(f"train step, busy processes: {count}", "a fair share of the cores", times, 0.6)
+            yield row(f"train step, busy processes: {count}", "threads that always spin", spinning_times, 1)
         three, times = [first, trainer(), trainer()], []
         for _ in range(pairs):
             with ThreadPoolExecutor(len(three)) as threads:
@@ -78,18 +78,18 @@ def fair_share(count: int) -> float:
     """
     command = [sys.executable, "-c", SPIN, str(MACHINE_THREADS), str(SECONDS)]
     with busy(count):
-        spun = subprocess.run(command, start_new_session=True, capture_output=True, text=True, check=True)
-    return float(spun.stdout) / SECONDS / MACHINE_THREADS
+        result = subprocess.run(command, start_new_session=True, capture_output=True, text=True, check=True)
+    return float(result.stdout) / SECONDS / MACHINE_THREADS
 
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
     """Run `count` busy processes, each in its own session, like processes of other users."""
     command = [sys.executable, "-c", "while True: pass"]
-    others = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
+    processes = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
     try:
         yield
     finally:
-        for other in others:
-            other.kill()
-            other.wait()
+        for process in processes:
+            process.kill()
+            process.wait()

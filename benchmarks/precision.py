@@ -91,23 +91,23 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--steps", type=int, help="steps of each training; default: the config's epochs")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: the config's seed")
-    given = parser.parse_intermixed_args()
-    base = load_config(given.config, given.overrides)
+    args = parser.parse_intermixed_args()
+    base = load_config(args.config, args.overrides)
     print("  seed trials               precision    EER %  minDCF  cosine: least    median")
-    for seed in given.seeds or [base.seed]:
-        same = [*given.overrides, f"seed={seed}", "train.compile=false"]  # only precisions are compared
+    for seed in args.seeds or [base.seed]:
+        shared = [*args.overrides, f"seed={seed}", "train.compile=false"]  # only precisions are compared
         variants = {
-            name: load_config(given.config, [*same, f"train.precision={name}"]) for name in PRECISIONS
+            name: load_config(args.config, [*shared, f"train.precision={name}"]) for name in PRECISIONS
         }
-        states, trial_sets = train_both(variants, given.steps)
+        states, trial_sets = train_both(variants, args.steps)
         for trials in trial_sets:
             for name, state in states.items():
                 embedder = Embedder(state.model, DEVICE, name, base.evaluation.batch_seconds)
                 metrics = verify(embedder, trials).metrics
-                near = cosines(state, trials, base)
+                cosine = cosines(state, trials, base)
                 print(
                     f"{seed:6} {trials.name:20} {name:10} {metrics['eer']:7.2f} {metrics['min_dcf']:7.4f} "
-                    f"{near.min():14.6f} {np.median(near):9.6f}",
+                    f"{cosine.min():14.6f} {np.median(cosine):9.6f}",
                     flush=True,
                 )
 

@@ -42,27 +42,27 @@ def through_ray(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
     from ray.data.block import BlockAccessor
 
     corpus, manifest = open_corpus(root)
-    none = RECIPES["no augmentation"]
-    tiny, full = (maker_of(corpus, manifest, seconds, none) for seconds in (TINY_SECONDS, 2.0))
+    no_augmentation = RECIPES["no augmentation"]
+    tiny, full = (maker_of(corpus, manifest, seconds, no_augmentation) for seconds in (TINY_SECONDS, 2.0))
     pairs = round(cluster.pairs_per_block)
     with _ray(root):
         rows = {name: np.arange(pairs) % UTTERANCES for name in ("sample", "utterance", "epoch")}
         block = full.make_batch(rows)
         reference = ray.put(BlockAccessor.batch_to_block(block))
-        stored = ray.experimental.get_object_locations([reference])[reference]["object_size"]
+        stored_bytes = ray.experimental.get_object_locations([reference])[reference]["object_size"]
         del reference
         # A linear system for the costs of a block, a batch and a pair, whose numbers differ between the runs.
-        blocks, deep = (24, 4) if is_quick else (300, 8)
+        blocks, batches_per_block = (24, 4) if is_quick else (300, 8)
         runs = [
             _feed(manifest, tiny, size=4, blocks=blocks, batches_per_block=1),
-            _feed(manifest, tiny, size=4, blocks=blocks, batches_per_block=deep),
+            _feed(manifest, tiny, size=4, blocks=blocks, batches_per_block=batches_per_block),
             _feed(manifest, full, size=32, blocks=blocks // 6, batches_per_block=4),
         ]
         costs = np.linalg.solve([run[:3] for run in runs], [run[3] for run in runs])
     per_block, per_batch, per_pair = (float(max(cost, 0.0)) for cost in costs)
     return {
         "views_per_pair_bytes": block["views"].nbytes // pairs,
-        "store_per_pair_bytes": stored / pairs,
+        "store_per_pair_bytes": stored_bytes / pairs,
         "driver_per_block_seconds": per_block,
         "driver_per_batch_seconds": per_batch,
         "driver_per_pair_seconds": per_pair,
@@ -116,6 +116,6 @@ def _feed(
         for _ in range(1 + 8 * batches_per_block):
             next(stream)
     cpu, clock = time.process_time(), time.perf_counter()
-    done = sum(1 for _ in stream)
+    batches = sum(1 for _ in stream)
     cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
-    return blocks, done, done * size, cpu, clock
+    return blocks, batches, batches * size, cpu, clock

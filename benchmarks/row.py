@@ -49,28 +49,28 @@ class Row:
         """Return whether the row meets its target; None if it has none or was skipped."""
         if self.skipped or (self.target is None and self.most is None):
             return None
-        enough = self.target is None or (self.ratio is not None and self.ratio >= self.target)
-        return enough and (self.most is None or self.ours <= self.most)
+        is_fast_enough = self.target is None or (self.ratio is not None and self.ratio >= self.target)
+        return is_fast_enough and (self.most is None or self.ours <= self.most)
 
     def cells(self) -> list[str]:
         """Return the row as text, a string per column."""
         if self.skipped:
             return [self.name, "", self.reference, "", "", "", f"skipped: {self.skipped}"]
         spread = f" ({min(self.ratios):.2f} to {max(self.ratios):.2f})" if self.ratios else ""
-        wanted = [f"{self.target:g}x"] if self.target is not None else []
-        wanted += [f"< {self.most:g} {self.unit}"] if self.most is not None else []
+        targets = [f"{self.target:g}x"] if self.target is not None else []
+        targets += [f"< {self.most:g} {self.unit}"] if self.most is not None else []
         return [
             self.name,
             f"{self.ours:.4g} {self.unit}",
             f"{self.reference}: {self.theirs:.4g}" if self.ratios else self.reference,
             f"{self.ratio:.2f}x{spread}" if self.ratio is not None else "",
-            ", ".join(wanted),
+            ", ".join(targets),
             {True: "yes", False: "NO", None: ""}[self.is_reached],
             self.limit,
         ]
 
 
-HEADER = ["", "ours", "against", "ratio", "at least", "reached", "limit"]
+HEADER = ["", "ours", "reference", "ratio", "target", "reached", "limit"]
 
 
 def in_turns(

@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md, as markdown, from measured units and an assumed cluster."""
+"""Format the tables of docs/scaling.md as Markdown, from measured units and an assumed cluster."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,12 +8,12 @@ from benchmarks.extrapolation import Cluster, Units
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
+    """Return a Markdown table."""
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
 def unit_table(units: Units, cluster: Cluster) -> str:
-    """What was measured, each with what it is."""
+    """Return the measured unit costs, each with its meaning."""
     u, c = units, cluster
     block_mb = c.pairs_per_block * u.store_per_pair_bytes / 1e6
     first, later = 1000 * u.cold_block_seconds, 1000 * u.warm_block_seconds
@@ -37,7 +37,7 @@ def unit_table(units: Units, cluster: Cluster) -> str:
         f"a GB of checkpoint, copied | {u.checkpoint_copy_seconds:.1f} s | training waits for it",
         f"a GB of checkpoint, written | {u.checkpoint_write_seconds:.1f} s | in a thread, with a checksum",
         f"gradients, 1.4 / 7.0 M parameters | {' / '.join(gradients)} MB | float32, one all-reduce",
-        f"collectives a step | {collectives} | two for each of {u.batch_norms} batch norms, gather, DDP",
+        f"collectives per step | {collectives} | two for each of {u.batch_norms} batch norms, gather, DDP",
         f"planning an epoch of {u.utterances:,} | {u.plan_seconds:.2f} s | on every worker",
         f"plan of {u.span_epochs} epoch(s) | {u.span_seconds:.1f} s, {span_mb:,.0f} MB | peak, each worker",
         f"a worker's list in the object store | {u.maker_bytes / 1e6:.0f} MB | stored once",
@@ -53,22 +53,22 @@ def unit_table(units: Units, cluster: Cluster) -> str:
 
 
 def limit_table(units: Units, cluster: Cluster, rates: Sequence[float]) -> str:
-    """What is needed, as a share of what there is; then which limit is first."""
+    """Return demands as shares of the supply, then the limit that is reached first."""
     columns = [list(extrapolation.demands(units, cluster, rate)) for rate in rates]
     rows = []
-    for same in zip(*columns, strict=True):
-        name = f"{same[0].name} (of {same[0].available:,.0f} {same[0].unit})"
-        rows.append([name, *(f"{d.needed:,.4g}: {d.use:.0%}" for d in same), same[0].settings])
+    for demands in zip(*columns, strict=True):
+        name = f"{demands[0].name} (of {demands[0].available:,.0f} {demands[0].unit})"
+        rows.append([name, *(f"{d.needed:,.4g}: {d.use:.0%}" for d in demands), demands[0].settings])
     first = [extrapolation.first_limit(column) for column in columns]
     rows.append(["**first limit**", *(f"{d.name}, {d.use:.0%}" for d in first), ""])
     return table(["needed", *_heads(rates), "what helps"], rows)
 
 
 def other_table(units: Units, cluster: Cluster, rates: Sequence[float]) -> str:
-    """Times, shares of time, and demands of which nothing here says how much there is."""
+    """Return times, shares of time, and demands for resources whose supply is unknown."""
     u, c = units, cluster
     collectives = extrapolation.collectives_per_step(u)
-    tables = c.gpus_per_node * u.span_peak_bytes / 1e9
+    plan_gb = c.gpus_per_node * u.span_peak_bytes / 1e9
     recordings = u.validation_recordings / c.gpus
 
     def row(name: str, cell: Callable[[float], str], settings: str) -> list[str]:
@@ -79,7 +79,7 @@ def other_table(units: Units, cluster: Cluster, rates: Sequence[float]) -> str:
 
     rows = [
         row("an epoch", lambda r: f"{extrapolation.epoch_seconds(u, c, r):,.1f} s", ""),
-        row("steps a second", lambda r: f"{steps(r):.1f}", "`train.batch_size`"),
+        row("steps per second", lambda r: f"{steps(r):.1f}", "`train.batch_size`"),
         row(
             "tasks of all workers",
             lambda r: f"{c.gpus * r / c.pairs_per_block:,.0f} /s",
@@ -91,7 +91,7 @@ def other_table(units: Units, cluster: Cluster, rates: Sequence[float]) -> str:
             "corpus on the data machines' own disks or in their memory",
         ),
         row(
-            "a collective, if all together take a tenth of a step",
+            "time of a collective, if all together take a tenth of a step",
             lambda r: f"{1e5 / steps(r) / collectives:.0f} µs",
             "`train.batch_size` up; `train.sync_batchnorm=false` (another run)",
         ),
@@ -110,7 +110,7 @@ def other_table(units: Units, cluster: Cluster, rates: Sequence[float]) -> str:
             lambda r: f"{recordings:.0f}",
             "`held_out_speakers`; `evaluation.every_epochs`",
         ),
-        row("plans of a GPU node's workers", lambda r: f"{tables:.1f} GB", "none; `train.batch_size` down"),
+        row("plans of a GPU node's workers", lambda r: f"{plan_gb:.1f} GB", "none; `train.batch_size` down"),
     ]
     encoder = c.pairs_per_batch * u.encoder_flops
     for name, flops in u.loss_flops.items():
@@ -120,18 +120,18 @@ def other_table(units: Units, cluster: Cluster, rates: Sequence[float]) -> str:
 
 
 def first_table(units: Units, cluster: Cluster) -> str:
-    """Which limit comes first, and when, at several batch sizes and lengths of blocks."""
+    """Return the first limit and its rate, at several batch sizes and block lengths."""
     rows = []
     for batch_size in (4 * cluster.gpus, 16 * cluster.gpus, 64 * cluster.gpus, 256 * cluster.gpus):
-        for in_block in (cluster.utterances_per_block, 4 * cluster.utterances_per_block):
-            other = dataclasses.replace(cluster, batch_size=batch_size, utterances_per_block=in_block)
-            rate, first = extrapolation.fastest_rate(units, other)
-            store = f"{extrapolation.store_least_bytes(units, other) / 1e9:.1f} GB"
-            rows.append([f"{batch_size:,}", f"{in_block:,}", f"{rate:,.0f}", first.name, store])
+        for block_size in (cluster.utterances_per_block, 4 * cluster.utterances_per_block):
+            variant = dataclasses.replace(cluster, batch_size=batch_size, utterances_per_block=block_size)
+            rate, first = extrapolation.fastest_rate(units, variant)
+            store = f"{extrapolation.store_least_bytes(units, variant) / 1e9:.1f} GB"
+            rows.append([f"{batch_size:,}", f"{block_size:,}", f"{rate:,.0f}", first.name, store])
     return table(
-        ["batch_size", "utterances_per_block", "pairs/s a GPU", "first limit", "least object store"], rows
+        ["batch_size", "utterances_per_block", "pairs/s per GPU", "first limit", "smallest store"], rows
     )
 
 
 def _heads(rates: Sequence[float]) -> list[str]:
-    return [f"{rate:,.0f} pairs/s a GPU" for rate in rates]
+    return [f"{rate:,.0f} pairs/s per GPU" for rate in rates]

@@ -34,18 +34,18 @@ PUBLISHED = "configs/simclr.yml"
 def measure(cluster: Cluster, *, is_quick: bool) -> Units:
     """Return all unit costs; takes about a minute and a half, half of it for Ray."""
     torch.set_num_threads(1)
-    found: dict[str, Any] = {}
+    costs: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for part in (_data, through_ray, _checkpoints, _lists, _networks):
             started = time.perf_counter()
-            found |= part(root, cluster, is_quick)
+            costs |= part(root, cluster, is_quick)
             print(
                 f"{part.__name__.strip('_')}: {time.perf_counter() - started:.0f} s",
                 file=sys.stderr,
                 flush=True,
             )
-    return Units(**found)
+    return Units(**costs)
 
 
 def _seconds(
@@ -68,24 +68,24 @@ def _data(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
     crops = count / _seconds(batches(corpus, manifest, RECIPES[BOTH], count), repeats)
     maker = maker_of(corpus, manifest, 2.0, RECIPES[BOTH])
     rows = {name: np.arange(64) % len(manifest) for name in ("sample", "utterance")}
-    block = []
+    seconds = []
     for epoch in range(10):
         started = time.process_time()
         maker.make_batch({**rows, "epoch": np.full(64, epoch)})
-        block.append(time.process_time() - started)
+        seconds.append(time.process_time() - started)
     return {
         "pairs_per_core_second": crops / 2,
-        "cold_block_seconds": block[0],
-        "warm_block_seconds": float(np.median(block[5:])),
+        "cold_block_seconds": seconds[0],
+        "warm_block_seconds": float(np.median(seconds[5:])),
     }
 
 
 def _checkpoints(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
     """Measure the sizes of two checkpoints, and the time to copy and to write the larger one."""
     published = load_config(PUBLISHED)
-    first_sslsv = ["encoder.features.pre_emphasis=0.97", "encoder.width=32", "encoder.stem=3x3"]
-    first_sslsv += ["encoder.last_stride=2", "encoder.pooling=attentive_mean", "encoder.embedding_dim=1024"]
-    wide = load_config(PUBLISHED, first_sslsv)
+    wide_encoder = ["encoder.features.pre_emphasis=0.97", "encoder.width=32", "encoder.stem=3x3"]
+    wide_encoder += ["encoder.last_stride=2", "encoder.pooling=attentive_mean", "encoder.embedding_dim=1024"]
+    wide = load_config(PUBLISHED, wide_encoder)
     sizes, gradients, contents = [], [], b""
     for config in (published, wide):
         state = state_after_a_step(config)
@@ -114,9 +114,9 @@ def _lists(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
     folder = root / "list"
     folder.mkdir()
     write_list(folder, 20_000 if is_quick else 1_092_009)
-    found = in_own_process("driver", str(folder), str(cluster.batch_size), str(cluster.gpus))
+    costs = in_own_process("driver", str(folder), str(cluster.batch_size), str(cluster.gpus))
     names = ("utterances", "plan_seconds", "span_seconds", "span_peak_bytes", "span_epochs", "maker_bytes")
-    return {name: found[name] for name in (*names, "validation_recordings")}
+    return {name: costs[name] for name in (*names, "validation_recordings")}
 
 
 def _networks(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
@@ -125,8 +125,8 @@ def _networks(root: Path, cluster: Cluster, is_quick: bool) -> dict[str, Any]:
     model = state_after_a_step(config).model
     embedder = Embedder(model, torch.device("cpu"), "bf16", config.evaluation.batch_seconds)
     recordings = np.random.default_rng(1).normal(0, 2000, (2, 128_000)).astype(np.int16)
-    probe = config.evaluation.label_free
-    views = torch.randn(32 if is_quick else probe.utterances, probe.views, config.encoder.embedding_dim)
+    settings = config.evaluation.label_free
+    views = torch.randn(32 if is_quick else settings.utterances, settings.views, config.encoder.embedding_dim)
     sizes = {config.encoder.embedding_dim, cluster.projection_dims}
     losses = {
         "NT-Xent": lambda a, b: nt_xent(a, b, 0.03)[0],

@@ -19,13 +19,13 @@ DEMO, SCHEDULE = "configs/demo.yml", "optimizer.schedule.warmup_epochs=0"
 def rows(settings: Settings) -> Iterator[Row]:
     """Yield rows measured after a first call, when Python's files are in the system's cache."""
     yield _row("help", lambda: answer("--help"), 1)
-    yield _row("refusal of a setting", lambda: answer(DEMO, "train.epochs=none"), 1)
+    yield _row("the refusal of a setting", lambda: answer(DEMO, "train.epochs=none"), 1)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "demo"
         speakers = 10 if settings.is_quick else 40
         make_demo_corpus(root, DemoOptions(speakers=speakers, eval_speakers=3, recordings=2, utterances=4))
-        given = [f"data.root={root}", f"run.storage={folder}/runs", "train.log_every_steps=1"]
-        yield _row("the first step of the demo", lambda: first_step(Path(folder), *given), 12)
+        edits = [f"data.root={root}", f"run.storage={folder}/runs", "train.log_every_steps=1"]
+        yield _row("the first step of the demo", lambda: first_step(Path(folder), *edits), 12)
 
 
 def _row(name: str, measure, most: float) -> Row:  # type: ignore[no-untyped-def]
@@ -47,8 +47,8 @@ def first_step(folder: Path, *given: str) -> float:
     command = [sys.executable, "-m", "sslsv.train", DEMO, SCHEDULE, *given, f"run.name={name}"]
     records, started = folder / "runs" / name / "metrics.jsonl", time.perf_counter()
     environment = {**os.environ, "RAY_ADDRESS": "local"}
-    with (folder / "said.txt").open("w") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said, env=environment)
+    with (folder / "said.txt").open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     while not (records.exists() and records.stat().st_size) and process.poll() is None:
         time.sleep(0.02)
     seconds = time.perf_counter() - started

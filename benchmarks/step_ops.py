@@ -59,19 +59,19 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=64, help="utterances, with two crops of 2 s each")
     parser.add_argument("--steps", type=int, default=3, help="number of profiled steps")
     parser.add_argument("--only", choices=STEPS, help=argparse.SUPPRESS)  # measured in its own process
-    given = parser.parse_args()
-    if given.only:
-        print(json.dumps(milliseconds(given.only, given.batch, given.steps)))
+    args = parser.parse_args()
+    if args.only:
+        print(json.dumps(milliseconds(args.only, args.batch, args.steps)))
         return 0
-    sizes = ["--batch", str(given.batch), "--steps", str(given.steps)]
-    found = {}
+    sizes = ["--batch", str(args.batch), "--steps", str(args.steps)]
+    times = {}
     for name, setting in STEPS.items():
         environment = {} if setting is None else WORKER_ENVIRONMENT
-        found[name] = in_own_process("step_ops", "--only", name, *sizes, environment=environment)
+        times[name] = in_own_process("step_ops", "--only", name, *sizes, environment=environment)
     table = Table("ms of a step", *STEPS)
     for kind in (*KINDS, OTHER):
-        table.add_row(kind, *[f"{of[kind]:.0f} ({of[kind] / sum(of.values()):.0%})" for of in found.values()])
-    table.add_row("together", *[f"{sum(of.values()):.0f}" for of in found.values()])
+        table.add_row(kind, *[f"{ms[kind]:.0f} ({ms[kind] / sum(ms.values()):.0%})" for ms in times.values()])
+    table.add_row("total", *[f"{sum(ms.values()):.0f}" for ms in times.values()])
     Console().print(table)
     return 0
 
@@ -85,10 +85,10 @@ def milliseconds(name: str, batch: int, steps: int) -> dict[str, float]:
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             for _ in range(steps):
                 step()
-    found = dict.fromkeys((*KINDS, OTHER), 0.0)
+    times = dict.fromkeys((*KINDS, OTHER), 0.0)
     for event in profiler.key_averages():
-        found[_kind(event.key)] += event.self_cpu_time_total / 1000 / steps
-    return found
+        times[_kind(event.key)] += event.self_cpu_time_total / 1000 / steps
+    return times
 
 
 def _step(setting: str | None, root: Path, batch: int) -> Callable[[], object]:

@@ -18,10 +18,10 @@ from benchmarks.sweep_restarts import Sweep, read_lines
 
 def trained_seconds(folder: Path) -> float:
     """Return the sum of the seconds that trials record, each up to its last validation."""
-    found = 0.0
+    total = 0.0
     for records in folder.glob("trials/*/metrics.jsonl"):
-        found += max((record.get("seconds", 0.0) for record in read_lines(records)), default=0.0)
-    return found
+        total += max((record.get("seconds", 0.0) for record in read_lines(records)), default=0.0)
+    return total
 
 
 def main() -> int:
@@ -32,25 +32,25 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=8, help="trials per sweep (%(default)s)")
     parser.add_argument("--concurrent", type=int, default=2, help="trials at once (%(default)s)")
     parser.add_argument("--limit", type=float, default=1200.0, help="seconds a sweep may take (%(default)s)")
-    given = parser.parse_args()
-    sizes = ["--trials", str(given.trials), "--concurrent", str(given.concurrent)]
-    print("sweep  trials  legs  seconds  start  in training  beside it, a leg  a trial")
+    args = parser.parse_args()
+    sizes = ["--trials", str(args.trials), "--concurrent", str(args.concurrent)]
+    print("sweep  trials  legs  seconds  start  in training  overhead per leg  per trial")
     with tempfile.TemporaryDirectory() as storage:
-        for number in range(1, given.repeats + 1):
-            start = time.monotonic()
-            sweep = Sweep(Path(storage), f"sweep_{number}", [given.space, *given.overrides, *sizes])
-            timer = threading.Timer(given.limit, sweep.kill)  # `sweep.wait` then ends this program
+        for number in range(1, args.repeats + 1):
+            started = time.monotonic()
+            sweep = Sweep(Path(storage), f"sweep_{number}", [args.space, *args.overrides, *sizes])
+            timer = threading.Timer(args.limit, sweep.kill)  # `sweep.wait` then ends this program
             timer.start()
             beginning = sweep.wait()
             timer.cancel()
-            seconds = time.monotonic() - start
+            seconds = time.monotonic() - started
             trials, legs = len(sweep.outcomes()), len(read_lines(sweep.folder / "outcomes.jsonl"))
             # With n trials at once, each second of the sweep holds n seconds of trials.
-            trained = trained_seconds(sweep.folder) / given.concurrent
-            beside = seconds - beginning - trained
+            trained = trained_seconds(sweep.folder) / args.concurrent
+            overhead = seconds - beginning - trained
             print(
                 f"{number:5d}  {trials:6d}  {legs:4d}  {seconds:7.1f}  {beginning:5.1f}  {trained:11.1f}  "
-                f"{beside / legs:16.2f}  {beside / trials:7.2f}",
+                f"{overhead / legs:16.2f}  {overhead / trials:9.2f}",
                 flush=True,
             )
     return 0

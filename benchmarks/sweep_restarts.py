@@ -64,13 +64,13 @@ class Sweep:
         self.process.wait()
 
     def _pids(self) -> list[int]:
-        found = []
+        pids = []
         for pid in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError):
                 environment = Path(f"/proc/{pid}/environ").read_bytes()
                 if self.mark.encode() in environment.split(b"\0"):
-                    found.append(int(pid))
-        return found
+                    pids.append(int(pid))
+        return pids
 
     def outcomes(self) -> dict[int, tuple[int, str, Any]]:
         """Return for each trial the epoch at which it ended, its state and its metric there."""
@@ -112,8 +112,8 @@ def draw_moments(seed: int, kills: int, beginning: float, seconds: float) -> lis
     After each start, `beginning` seconds pass before the first leg. The times after it add up to less than
     those of an undisturbed sweep of `seconds`, so the sweep does not end before the last kill.
     """
-    draw = random.Random(seed)
-    return [beginning + draw.uniform(0.1, 0.9) * (seconds - beginning) / kills for _ in range(kills)]
+    rng = random.Random(seed)
+    return [beginning + rng.uniform(0.1, 0.9) * (seconds - beginning) / kills for _ in range(kills)]
 
 
 def main() -> int:
@@ -124,28 +124,28 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="of the moments; default: a random one")
     parser.add_argument("--trials", type=int, help="number of trials")
     parser.add_argument("--concurrent", type=int, help="trials at once")
-    given = parser.parse_args()
-    seed = given.seed if given.seed is not None else random.SystemRandom().randrange(2**32)
-    arguments = [given.space, *given.overrides]
+    args = parser.parse_args()
+    seed = args.seed if args.seed is not None else random.SystemRandom().randrange(2**32)
+    arguments = [args.space, *args.overrides]
     for name in ("trials", "concurrent"):
-        if getattr(given, name) is not None:
-            arguments += [f"--{name}", str(getattr(given, name))]
+        if getattr(args, name) is not None:
+            arguments += [f"--{name}", str(getattr(args, name))]
     with tempfile.TemporaryDirectory() as folder:
         storage = Path(folder)
         start = time.monotonic()
-        whole = Sweep(storage, "whole", arguments)
-        beginning = whole.wait()
+        plain = Sweep(storage, "whole", arguments)
+        beginning = plain.wait()
         seconds = time.monotonic() - start
-        print(f"undisturbed: {seconds:.0f} s, {len(whole.outcomes())} trials; seed of the moments: {seed}")
-        killed = run_killed(storage, arguments, draw_moments(seed, given.kills, beginning, seconds))
-        ours, theirs = whole.outcomes(), killed.outcomes()
+        print(f"undisturbed: {seconds:.0f} s, {len(plain.outcomes())} trials; seed of the moments: {seed}")
+        killed = run_killed(storage, arguments, draw_moments(seed, args.kills, beginning, seconds))
+        expected, resumed = plain.outcomes(), killed.outcomes()
         print("trial  undisturbed                    killed and resumed")
-        for index in sorted(ours.keys() | theirs.keys()):
-            shown = [_shown(ends.get(index)) for ends in (ours, theirs)]
-            print(f"{index:5d}  {shown[0]:<30} {shown[1]:<30} {'' if shown[0] == shown[1] else 'DIFFERENT'}")
-    same = sum(ours[index] == theirs.get(index) for index in ours)
-    print(f"{same} of {len(ours)} trials ended at the same epoch with the same value")
-    return 0 if ours == theirs else 1
+        for index in sorted(expected.keys() | resumed.keys()):
+            texts = [_shown(ends.get(index)) for ends in (expected, resumed)]
+            print(f"{index:5d}  {texts[0]:<30} {texts[1]:<30} {'' if texts[0] == texts[1] else 'DIFFERENT'}")
+    num_equal = sum(expected[index] == resumed.get(index) for index in expected)
+    print(f"{num_equal} of {len(expected)} trials ended at the same epoch with the same value")
+    return 0 if expected == resumed else 1
 
 
 def _shown(end: tuple[int, str, Any] | None) -> str:

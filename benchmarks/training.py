@@ -43,16 +43,16 @@ def rows(settings: Settings) -> Iterator[Row]:
         def trainer(*more: str) -> Contestant:
             return Contestant("training_step", config=CONFIG, overrides=overrides(root, size, *more))
 
-        most = matrix_peak(2048, torch.device("cpu")) / OPERATIONS_PER_CROP
-        peak = f"matrix products alone {most:.0f}"
+        limit = matrix_peak(2048, torch.device("cpu")) / OPERATIONS_PER_CROP
+        peak = f"matrix products alone {limit:.0f}"
         with trainer() as bf16:
             with Contestant("naive_step", has_trainer_environment=False, batch_size=size) as naive:
-                against = "naive, fp32 contiguous"
-                yield step_row("train step, bf16", against, bf16, naive, pairs, crops, 2.5, peak)
+                reference = "naive, fp32 contiguous"
+                yield step_row("train step, bf16", reference, bf16, naive, pairs, crops, 2.5, peak)
                 with trainer("train.precision=fp32") as fp32:
-                    yield step_row("train step, fp32", against, fp32, naive, pairs, crops, 1.4)
-            given = overrides(root, size)
-            with Contestant("batches", processes=2, threads=1, config=CONFIG, overrides=given) as data:
+                    yield step_row("train step, fp32", reference, fp32, naive, pairs, crops, 1.4)
+            edits = overrides(root, size)
+            with Contestant("batches", processes=2, threads=1, config=CONFIG, overrides=edits) as data:
                 yield beside_row(bf16, data, pairs, crops)
 
 
@@ -88,7 +88,7 @@ def beside_row(trainer: Contestant, data: Contestant, pairs: int, crops: int) ->
         busy.join()
         times.append((beside, trainer.run(2)))
     return speed_row(
-        "train step beside 2 busy data processes", "alone", times, 2 * crops, "crops/s", target=0.9
+        "train step next to 2 busy data processes", "alone", times, 2 * crops, "crops/s", target=0.9
     )
 
 

@@ -255,7 +255,7 @@ def measure(
     for case in cases:
         expected = _expected(case, dtype)
         errors[case] = {
-            kind: relative_error(found, expected[kind], floor) for kind, found in results[case].items()
+            kind: relative_error(values, expected[kind], floor) for kind, values in results[case].items()
         }
     return errors
 

@@ -28,8 +28,8 @@ def main() -> int:
     for line in process.stdout:
         if re.match(r"\s*Downloading (?!.*\.metadata)", line):
             name, count = re.split(r"-\d", line.split()[1].rpartition("/")[2])[0], count + 1
-        elif found := re.match(r"Progress (\d+) of (\d+)", line):
-            done, size = map(int, found.groups())
+        elif match := re.match(r"Progress (\d+) of (\d+)", line):
+            done, size = map(int, match.groups())
             if sys.stdout.isatty() or (done == 0 and size >= LARGE_BYTES):
                 say(f"download {count}: {name}, {done / 1e6:.0f} of {size / 1e6:.0f} MB")
         elif line.startswith("Installing collected packages:"):
@@ -51,8 +51,8 @@ def watch_unpacking(process: "subprocess.Popen[str]", total: int) -> None:
 
 def say(text: str, is_last: bool = False) -> None:
     """Print a line with the elapsed seconds; in a terminal it replaces the previous line."""
-    lead, end = ("\r\x1b[K", "\n" if is_last else "") if sys.stdout.isatty() else ("", "\n")
-    print(f"{lead}{time.monotonic() - START:4.0f} s  {text}", end=end, flush=True)
+    prefix, end = ("\r\x1b[K", "\n" if is_last else "") if sys.stdout.isatty() else ("", "\n")
+    print(f"{prefix}{time.monotonic() - START:4.0f} s  {text}", end=end, flush=True)
 
 
 if __name__ == "__main__":

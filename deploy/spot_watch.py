@@ -24,8 +24,8 @@ MARGIN_SECONDS = 10  # reserved for Ray's own shutdown
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the watcher; arguments: address of Ray's head, and optionally URL of the metadata service."""
-    address, *others = sys.argv[1:] if arguments is None else arguments
-    metadata = others[0] if others else METADATA
+    address, *rest = sys.argv[1:] if arguments is None else arguments
+    metadata = rest[0] if rest else METADATA
     if not is_spot(metadata):
         return 0
     seconds = None
@@ -47,15 +47,15 @@ def seconds_left(metadata: str) -> int | None:
     """Return the deadline for Ray in seconds; None if there is no notice or no answer."""
     try:
         notice = json.loads(read(metadata, "spot/instance-action"))
-        at = datetime.datetime.strptime(notice["time"], "%Y-%m-%dT%H:%M:%SZ")
+        deadline = datetime.datetime.strptime(notice["time"], "%Y-%m-%dT%H:%M:%SZ")
     except OSError:  # 404 without a notice
         return None
     except (ValueError, KeyError):  # a notice whose time cannot be read
         return NOTICE_SECONDS
-    left = (
-        at.replace(tzinfo=datetime.timezone.utc) - datetime.datetime.now(datetime.timezone.utc)
+    remaining = (
+        deadline.replace(tzinfo=datetime.timezone.utc) - datetime.datetime.now(datetime.timezone.utc)
     ).total_seconds()
-    return max(1, min(NOTICE_SECONDS, int(left) - MARGIN_SECONDS))
+    return max(1, min(NOTICE_SECONDS, int(remaining) - MARGIN_SECONDS))
 
 
 def read(metadata: str, name: str) -> str:

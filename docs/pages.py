@@ -45,8 +45,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
             if title in ("Methods", "Encoders"):
                 package = "models" if title == "Methods" else "encoders"
                 pages += [f"{title.lower()}/{name}.md" for name in registry.names(package)]
-    named = str(config.nav)
-    config.nav += [file.name for file in sorted(ROOT.glob("docs/*.md")) if f"'{file.name}'" not in named]
+    listed = str(config.nav)
+    config.nav += [file.name for file in sorted(ROOT.glob("docs/*.md")) if f"'{file.name}'" not in listed]
     return config
 
 
@@ -54,8 +54,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what is generated, the README as the start page, and files that pages link to."""
     for uri, text in generated():
         files.append(File.generated(config, uri, content=text))
-    whole = ["SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "CITATION.cff", "cluster.yaml"]
-    for path in [*map(ROOT.joinpath, whole), *sorted((ROOT / "deploy").iterdir())]:
+    names = ["SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "CITATION.cff", "cluster.yaml"]
+    for path in [*map(ROOT.joinpath, names), *sorted((ROOT / "deploy").iterdir())]:
         if path.is_file():
             files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     return files
@@ -92,10 +92,10 @@ def component_page(package: str, name: str) -> str:
     parts += [f"## Settings\n\nBelow `{key}`, with `{key}.name={name}`.", *tables(kind, key)]
     recipes = [file for file in sorted((ROOT / "configs").rglob("*.yml")) if uses(file, package, name)]
     if package == "models" and recipes:
-        own = ROOT / "configs" / f"{name}.yml"
-        others = ", ".join(f"`{file.relative_to(ROOT)}`" for file in recipes if file != own)
+        recipe = ROOT / "configs" / f"{name}.yml"
+        others = ", ".join(f"`{file.relative_to(ROOT)}`" for file in recipes if file != recipe)
         parts.append(f"## Recipe\n\n`sslsv train configs/{name}.yml`; others: {others or 'none'}.")
-        parts.append(f"```yaml\n{own.read_text(encoding='utf-8').strip()}\n```")
+        parts.append(f"```yaml\n{recipe.read_text(encoding='utf-8').strip()}\n```")
     elif recipes:
         parts.append("## Recipes\n\n" + ", ".join(f"`{file.relative_to(ROOT)}`" for file in recipes))
     owner = kind.__qualname__.split(".")[0]
@@ -127,8 +127,8 @@ def index_page(folder: str, package: str, names: list[str]) -> str:
     else:
         lines += ["| encoder | what it is |", "|---|---|"]
     for name in names:
-        what = docstring(f"sslsv.{package}.{name}").partition("\n\n")[0].replace("\n", " ")
-        cells = [f"[`{name}`]({name}.md)", what.replace("|", "\\|")]
+        summary = docstring(f"sslsv.{package}.{name}").partition("\n\n")[0].replace("\n", " ")
+        cells = [f"[`{name}`]({name}.md)", summary.replace("|", "\\|")]
         if package == "models":
             cells += [published_eer(f"configs/{name}.yml"), published_eer(f"configs/ecapa/{name}.yml")]
         lines.append(f"| {' | '.join(cells)} |")
@@ -139,8 +139,8 @@ def published_eer(config: str) -> str:
     """Return the error that the head of a recipe reports as published, or nothing."""
     file = ROOT / config
     head = re.sub(r"\n# *", " ", file.read_text(encoding="utf-8")) if file.is_file() else ""
-    found = re.search(r"Result +VoxCeleb1-O, published [^:]*: EER ([\d.]+) %", head)
-    return found.group(1) if found else ""
+    match = re.search(r"Result +VoxCeleb1-O, published [^:]*: EER ([\d.]+) %", head)
+    return match.group(1) if match else ""
 
 
 def augmentations_page() -> str:
@@ -163,9 +163,9 @@ def settings_page() -> str:
     """Return the page of all settings but those of methods, encoders and augmentations."""
     parts = [
         "# Settings",
-        "A recipe is a yaml file with these keys, in `configs/`; what it leaves out has the default. On the "
-        "command line: `key.path=value`, in yaml. A key that is not there, a wrong type or a value out of "
-        "range is refused in one sentence, with exit code 2.",
+        "A recipe is a yaml file in `configs/` with these keys; missing keys have their default. On the "
+        "command line: `key.path=value`, in yaml. An unknown key, a wrong type or a value out of range is "
+        "refused with one sentence and exit code 2.",
     ]
     return "\n\n".join([*parts, *tables(Config, "")])
 
@@ -200,10 +200,10 @@ def table(kind: Any) -> str:
         if name == "name" and len(get_args(info.annotation)) == 1:  # what the page is about
             continue
         if sections and default is not None:
-            shown = "see below"
+            text = "see below"
         else:
-            shown = "(must be given)" if info.is_required() else f"`{shown_value(default)}`"
-        cells = [f"`{name}`", values, shown, meaning]
+            text = "(must be given)" if info.is_required() else f"`{shown_value(default)}`"
+        cells = [f"`{name}`", values, text, meaning]
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
     return "\n".join(lines)
 
@@ -219,15 +219,15 @@ def shown_value(value: Any) -> str:
 
 def shown_type(annotation: Any, metadata: list[Any]) -> str:
     """Return what a setting may be, with its range."""
-    for each in metadata:
-        if isinstance(each, choice):
-            page = PAGES[each.package]
+    for constraint in metadata:
+        if isinstance(constraint, choice):
+            page = PAGES[constraint.package]
             return f"one of the [{page.partition('/')[0].removesuffix('.md')}]({page})"
     bounds = [
-        f"{sign} {shown_number(getattr(each, key))}"
-        for each in metadata
+        f"{sign} {shown_number(getattr(constraint, key))}"
+        for constraint in metadata
         for key, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
-        if getattr(each, key, None) is not None
+        if getattr(constraint, key, None) is not None
     ]
     return f"{plain_type(annotation)}{', ' if bounds else ''}{', '.join(bounds)}"
 
@@ -302,8 +302,8 @@ def commands_page() -> str:
     parts = [
         "# Commands",
         "`sslsv COMMAND ...`, or `python -m sslsv.COMMAND ...`; `sslsv` alone lists them. Exit codes: 0 "
-        "done, 1 failed on the way (or found what it looked for, such as bad recordings), 2 the request "
-        "can't be met, 130 stopped.",
+        "done, 1 failed after the start (or found problems that it looks for, such as bad recordings), "
+        "2 the request can't be met, 130 interrupted.",
     ]
     for name in commands():
         module = module_of(name)

@@ -20,14 +20,14 @@ def main(arguments: list[str] | None = None) -> int:
     if name in ("-V", "--version"):
         print(f"sslsv {__version__}")
         return 0
-    found = commands()
+    purposes = commands()
     if name in ("-h", "--help"):
         print("usage: sslsv COMMAND ...    (sslsv COMMAND --help explains one; sslsv --version)\n")
-        for command, purpose in found.items():
-            print(f"  {command:<{max(map(len, found))}}   {purpose}")
+        for command, purpose in purposes.items():
+            print(f"  {command:<{max(map(len, purposes))}}   {purpose}")
         return 0
-    if name not in found:
-        print(f"error: {name!r} is no command{nearest(name, list(found))}", file=sys.stderr)
+    if name not in purposes:
+        print(f"error: {name!r} is no command{nearest(name, list(purposes))}", file=sys.stderr)
         return 2
     return int(module_of(name).main(rest))
 
@@ -40,14 +40,14 @@ def module_of(command: str) -> ModuleType:
 
 def commands() -> dict[str, str]:
     """Return command -> purpose, taken from the first line of each command's file, without importing it."""
-    folder, found = Path(__file__).parent, {}
+    folder, purposes = Path(__file__).parent, {}
     for file in sorted([*folder.glob("[!_]*.py"), *folder.glob("*/__main__.py")]):
         text = file.read_text(encoding="utf-8")
         if '\nif __name__ == "__main__":\n' in text:
-            first = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+            first_line = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
             name = file.parent.name if file.stem == "__main__" else file.stem
-            found[name] = first.partition("`")[0].rstrip(" :.")
-    return dict(sorted(found.items()))
+            purposes[name] = first_line.partition("`")[0].rstrip(" :.")
+    return dict(sorted(purposes.items()))
 
 
 if __name__ == "__main__":

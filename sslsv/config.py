@@ -65,8 +65,8 @@ class OptimizerConfig:
         name = self.schedule.name
         refuse_if(
             name not in ("constant", "step") and lowest > highest,
-            f"schedule.min_learning_rate is {lowest}, above learning_rate ({highest}); {name} only falls: "
-            "lower the first or raise the second",
+            f"schedule.min_learning_rate is {lowest}, above learning_rate ({highest}); {name} only "
+            "lowers the rate: lower the first or raise the second",
         )
         refuse_if(
             name == "warmup_exponential" and not lowest,
@@ -74,8 +74,8 @@ class OptimizerConfig:
         )
         refuse_if(
             self.nesterov and (self.name != "sgd" or not self.momentum),
-            f"nesterov is true, with {self.name} and a momentum of {self.momentum}; it is a kind of momentum "
-            "of sgd: leave it out",
+            f"nesterov is true, with {self.name} and a momentum of {self.momentum}; it needs sgd "
+            "and a momentum above 0: leave it out",
         )
 
 
@@ -163,8 +163,8 @@ class EvaluationConfig:
         names = ["validation", *[os.path.basename(os.path.normpath(each)) for each in self.test]]
         refuse_if(
             len(set(names)) < len(names),
-            f"test is {list(self.test)}; its results are kept by file name, and one is there twice "
-            "('validation' is taken): rename the file, or name it once",
+            f"test is {list(self.test)}; results are stored by file name, and one occurs twice "
+            "('validation' is taken): rename a file, or list it once",
         )
 
     @property
@@ -250,7 +250,7 @@ class Config:
         refuse_if(
             not set(self.resources.worker_range) <= set(usable_counts(self.resources, train)),
             f"resources.workers is {workers}, which cannot share train.batch_size ({train.batch_size}) "
-            "equally; give divisors, the fewest first",
+            "equally; give a divisor of it, or two, the smaller first",
         )
         refuse_if(
             train.precision == "fp16" and self.resources.gpu is False,  # null is decided when Ray has started
@@ -272,7 +272,8 @@ class Config:
                 f"lower the first, raise the second, or leave model.{name} out",
             )
             if hasattr(rise, "rise_epochs") and rise.name != "constant":
-                ends[f"model.{name}{'.schedule' * (rise is not part)}.rise_epochs[1]"] = rise.rise_epochs[1]
+                path = f"model.{name}" if rise is part else f"model.{name}.schedule"
+                ends[f"{path}.rise_epochs[1]"] = rise.rise_epochs[1]
         for name, end in ends.items():
             refuse_if(
                 end > train.epochs,
@@ -286,8 +287,8 @@ class Config:
             f"train.patience is {train.patience} but nothing is validated; set train.patience=null, "
             "evaluation.held_out_speakers, evaluation.validation or a label-free evaluation.criterion",
         )
-        given = [evaluation.validation or "", *evaluation.test]
-        validation, *tests = [os.path.abspath(os.path.join(self.data.root, each)) for each in given]
+        lists = [evaluation.validation or "", *evaluation.test]
+        validation, *tests = [os.path.abspath(os.path.join(self.data.root, each)) for each in lists]
         refuse_if(
             bool(evaluation.validation) and validation in tests and not evaluation.allow_validation_on_test,
             f"evaluation.validation and evaluation.test both name {evaluation.validation!r}, and choosing on "
@@ -298,7 +299,7 @@ class Config:
         voices_change = len(self.data.speeds) > 1 and self.data.speed_probability > 0
         refuse_if(
             voices_change and (positives or self.model.groups_utterances),
-            f"data.speeds is {list(self.data.speeds)}, so an utterance is another voice in each epoch, but "
+            f"data.speeds is {list(self.data.speeds)}, so an utterance has another voice in each epoch, but "
             f"{'model.positives' if positives else self.model.name} clusters utterances; set it to [1.0]",
         )
 
@@ -316,11 +317,11 @@ def is_better(criterion: str, value: float, than: float) -> bool:
 
 def changes_of(old: Config, new: Config, *free: str) -> list[str]:
     """Return the differences that keep a run from resuming, except those that begin with one of `free`."""
-    found = [line for line in differences(old, new) if not line.startswith((*FREE, *free))]
+    changes = [line for line in differences(old, new) if not line.startswith((*FREE, *free))]
     before, now = old.resources.workers, new.resources.workers
     if before != now and not new.train.sync_batchnorm:
-        found.append(f"resources.workers: {before} -> {now}, and with it batch statistics")
-    return found
+        changes.append(f"resources.workers: {before} -> {now}, and with it batch statistics")
+    return changes
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

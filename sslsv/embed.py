@@ -47,23 +47,23 @@ def run(options: argparse.Namespace) -> int:
             os.makedirs(target.root, exist_ok=True)
             tempfile.TemporaryFile(dir=target.root).close()
     except OSError as error:
-        why = f"no file can be made in its folder ({error.strerror})"
-        raise ValueError(f"--out is {options.out}; {why}: name another place") from error
+        reason = f"no file can be written to its folder ({error.strerror})"
+        raise ValueError(f"--out is {options.out}; {reason}: choose another folder") from error
     encoder = load_encoder(options)
     from sslsv.evaluation.embedding import embedding_by
 
     with embedding_by(encoder, len(rows), options.workers, options.device) as embed:
         embeddings, bad = embed([path for _, path in rows], options.root)
-    kept = [i for i in range(len(rows)) if i not in bad]
-    if not kept:
+    readable = [i for i in range(len(rows)) if i not in bad]
+    if not readable:
         raise ValueError(f"none of the {len(rows)} recordings can be read; the first: {bad[0]}")
-    content = encoded(name, [rows[i] for i in kept], embeddings[kept])
+    content = encoded(name, [rows[i] for i in readable], embeddings[readable])
     target.write(name, content)
     for sentence in bad.values():
         print(f"skipped: {sentence}", file=sys.stderr)
     size = f"{embeddings.shape[1]} dimensions, {len(content) / 1e6:.1f} MB"
-    took = f"{time.monotonic() - started:.1f} s{f'; {len(bad):,} skipped' if bad else ''}"
-    print(f"wrote {options.out}: {len(kept):,} embeddings of {size}, in {took}")
+    elapsed, skipped = time.monotonic() - started, f"; {len(bad):,} skipped" if bad else ""
+    print(f"wrote {options.out}: {len(readable):,} embeddings of {size}, in {elapsed:.1f} s{skipped}")
     return 1 if bad else 0
 
 

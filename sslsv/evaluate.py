@@ -64,14 +64,14 @@ def run(options: argparse.Namespace) -> int:
     if options.lda_dim is not None and not is_plda:
         raise ValueError("--lda-dim is a setting of PLDA: add --scoring plda")
     if options.cohort_size is not None and not (options.norm or options.centre):
-        raise ValueError("--cohort-size is of a cohort, and there is none: add --norm or --centre")
+        raise ValueError("--cohort-size needs a cohort, and there is none: add --norm or --centre")
     if options.top is not None and options.norm != "as":
         raise ValueError("--top is a setting of AS-norm: add --norm as")
     files = [posixpath.basename(name.rstrip("/")) for name in options.trials or ()]
-    if twice := {name for name in files if files.count(name) > 1}:
+    if duplicates := {name for name in files if files.count(name) > 1}:
         raise ValueError(
-            f"two lists of --trials have the file name {' and '.join(map(repr, twice))}, under which their "
-            "results are kept: rename one, or name it once"
+            f"two lists of --trials have the file name {' and '.join(map(repr, duplicates))}, under which "
+            "their results are kept: rename one, or name it once"
         )
     from sslsv.runs.folder import RunFolder, below, here
 
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     if is_calibrated and not encoder.is_calibratable:
         raise ValueError(
             "the runs have no validation trials in common (another list, or held-out speakers of other "
-            "lists, number or seed), so that one may have trained on those of another: add --no-calibration"
+            "lists, number or seed), so one may have trained on those of another: add --no-calibration"
         )
     # These modules import PyTorch, which would delay the errors reported above.
     from sslsv.evaluation import overlap, scorer
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
 
     scoring = scorer.Scoring(
         norm=options.norm,
-        **{key: given for key in ("cohort_size", "top") if (given := getattr(options, key)) is not None},
+        **{key: value for key in ("cohort_size", "top") if (value := getattr(options, key)) is not None},
         is_centred=options.centre,
         replicates=options.replicates,
         is_plda=is_plda,
@@ -114,20 +114,21 @@ def run(options: argparse.Namespace) -> int:
     manifest, validation = scorer.training_side(config, scoring, is_calibrated=is_calibrated)
     if is_plda and manifest is not None:
         check_speakers(manifest.speakers, encoder.model.embedding_dim, options.lda_dim)
-    known = [overlap.trained_on(part.config, RunFolder.at(part.run)) for part in encoder.parts]
-    sources = [source for found, _ in known for source in found]
+    training_data = [overlap.trained_on(part.config, RunFolder.at(part.run)) for part in encoder.parts]
+    sources = [source for sources_of_part, _ in training_data for source in sources_of_part]
     overlaps = {item.name: overlap.find_overlap(item.trials, item.root, sources) for item in lists}
-    told = [overlap.describe(name, shared) for name, shared in overlaps.items()]
-    starts = [part.config.encoder.init for part in encoder.parts]
-    if validation is not None and config.evaluation.validation is None and any(starts):
+    descriptions = [overlap.describe(name, shared) for name, shared in overlaps.items()]
+    inits = [part.config.encoder.init for part in encoder.parts]
+    if validation is not None and config.evaluation.validation is None and any(inits):
         # A run whose weights this run started from may have held out other speakers.
         shared = overlap.find_overlap(validation.trials, config.data.root, sources)
-        told.append((overlap.describe("validation", shared)[0], []))
-    warnings = [sentence for sentences, _ in told for sentence in sentences]
-    notes = [*scorer.notes(encoder, scoring, lists, validation), *(gap for _, gaps in known for gap in gaps)]
+        descriptions.append((overlap.describe("validation", shared)[0], []))
+    warnings = [sentence for sentences, _ in descriptions for sentence in sentences]
+    notes = [*scorer.notes(encoder, scoring, lists, validation)]
+    notes += [gap for _, gaps in training_data for gap in gaps]
     unnamed = [name for name, shared in overlaps.items() if not shared["speakers"]["all"]]
     notes += map(scorer.UNNAMED.format, unnamed)
-    notes += [sentence for _, sentences in told for sentence in sentences]
+    notes += [sentence for _, sentences in descriptions for sentence in sentences]
     count = sum(len(item.trials.paths) for item in lists) + scoring.num_training(manifest)
     with embedding_by(encoder, count, options.workers, options.device) as embed:
         store = EmbeddingStore(encoder, folder, embed)
@@ -159,22 +160,22 @@ def run(options: argparse.Namespace) -> int:
     lines = [line for item in scored for line in terminal_lines(item)]
     lines += [f"warning: {sentence}" for sentence in warnings]
     print("\n".join([*lines, *[f"note: {note}" for note in notes]]))
-    place = here(out.location)
-    print(f"results: {place}\nreport: {below(place, 'report.html')}")
+    location = here(out.location)
+    print(f"results: {location}\nreport: {below(location, 'report.html')}")
     if calibration is not None:
         try:
             scorer.keep_calibration(encoder, calibration)
             print(f"next: {command_name('verify')} {same_encoder(options)} ENROLMENT.wav TEST.wav")
         except OSError as error:
-            print(f"the calibration is not kept for `{command_name('verify')}`: {error}", file=sys.stderr)
+            print(f"the calibration can't be stored for `{command_name('verify')}`: {error}", file=sys.stderr)
     return 0
 
 
 def check_numbers(options: argparse.Namespace) -> None:
     """Raise ValueError for a number that is too small."""
-    for name, least in (("cohort_size", 2), ("top", 2), ("replicates", 0)):
-        if (given := getattr(options, name)) is not None and given < least:
-            raise ValueError(f"--{name.replace('_', '-')} is {given}; give {least} or more")
+    for name, minimum in (("cohort_size", 2), ("top", 2), ("replicates", 0)):
+        if (value := getattr(options, name)) is not None and value < minimum:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; give {minimum} or more")
 
 
 def run_task(options: argparse.Namespace) -> int:
@@ -183,30 +184,30 @@ def run_task(options: argparse.Namespace) -> int:
     check_numbers(options)
     if not options.train or not options.test:
         raise ValueError(f"--task {name} needs both lists: --train LIST --test LIST")
-    of_trials = ["trials", "allow_missing", "norm", "centre", "cohort_size", "top", "lda_dim", "scoring"]
-    of_trials += ["train_root", "no_calibration"]
-    if given := [f"--{key.replace('_', '-')}" for key in of_trials if getattr(options, key)]:
-        raise ValueError(f"{given[0]} is for trials, and --task {name} scores none")
+    trial_options = ["trials", "allow_missing", "norm", "centre", "cohort_size", "top", "lda_dim", "scoring"]
+    trial_options += ["train_root", "no_calibration"]
+    if given_options := [f"--{key.replace('_', '-')}" for key in trial_options if getattr(options, key)]:
+        raise ValueError(f"{given_options[0]} is for trials, and --task {name} scores none")
     encoder = load_encoder(options)
     from sslsv.evaluation.embedding import EmbeddingStore, embedding_by
     from sslsv.reports.task import task_lines, task_page
     from sslsv.reports.training import of_run, update_report
     from sslsv.runs.folder import RunFolder, below, here
 
-    kind, root = registry.find("tasks", name), options.root or encoder.config.data.root
-    settings, folder = kind.Config(replicates=options.replicates), RunFolder.at(encoder.run)
-    task = kind(settings, root, options.train, options.test)
+    task_class, root = registry.find("tasks", name), options.root or encoder.config.data.root
+    settings, folder = task_class.Config(replicates=options.replicates), RunFolder.at(encoder.run)
+    task = task_class(settings, root, options.train, options.test)
     with embedding_by(encoder, len(task), options.workers, options.device) as embed:
-        found = task.run(EmbeddingStore(encoder, folder, embed))
-    notes = [*encoder.notes, *found["notes"]]
-    result = {"task": name, **found, **described(encoder, started), "notes": notes}
+        task_result = task.run(EmbeddingStore(encoder, folder, embed))
+    notes = [*encoder.notes, *task_result["notes"]]
+    result = {"task": name, **task_result, **described(encoder, started), "notes": notes}
     out = RunFolder.at(options.out or below(encoder.run, "evaluation"))
     out.write_json(f"{name}.json", result)
     out.write(f"{name}.html", task_page(result, **of_run(folder, out)))
     update_report(folder, out)
-    place = here(out.location)
+    location = here(out.location)
     print("\n".join(task_lines(result)))
-    print(f"results: {below(place, f'{name}.json')}\nreport: {below(place, f'{name}.html')}")
+    print(f"results: {below(location, f'{name}.json')}\nreport: {below(location, f'{name}.html')}")
     return 0
 
 

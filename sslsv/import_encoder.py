@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 
     fixed = [key for key, _ in leaves_of(options.overrides) if key.startswith(("model", "encoder.init"))]
     if fixed:
-        raise ValueError(f"{fixed[0]} is given, but FILE has weights and --labels says the method; omit it")
+        raise ValueError(f"{fixed[0]} is given, but FILE has weights and --labels sets the method; omit it")
     folder = RunFolder.at(options.out)
     if (kind := folder.kind()) or folder.names(FOLDER):
         raise ValueError(f"--out is {folder.location}, which holds a {kind or 'run'}; name another folder")
@@ -56,23 +56,21 @@ def run(options: argparse.Namespace) -> int:
             f"{options.file} {error}; give safetensors, or dictionaries of tensors alone: other objects can "
             "run code, so save its state dict anew"
         ) from error
-    every = [registry.find("encoders", name) for name in registry.names("encoders")]
-    kinds = [kind for kind in every if options.project in kind.peer_names]
+    encoder_classes = [registry.find("encoders", name) for name in registry.names("encoders")]
+    candidates = [kind for kind in encoder_classes if options.project in kind.peer_names]
     try:
-        found = find_encoders(tensors, options.project, kinds)
+        encoders = find_encoders(tensors, options.project, candidates)
     except NoEncoderError as error:
-        names = ", ".join(kind.Config().name for kind in kinds)
+        names = ", ".join(kind.Config().name for kind in candidates)
         sentence = f"{options.file} holds no encoder of {options.project} known here ({names}): {error}"
         raise ValueError(sentence) from error
-    prefix = f"{options.part}." if options.part else next(iter(found))
-    if prefix not in found or (len(found) > 1 and not options.part):
-        parts = ", ".join(name.removesuffix(".") or "the whole" for name in found)
-        raise ValueError(
-            f"--part is {options.part}, and the encoders in {options.file} are: {parts}; name one"
-        )
+    prefix = f"{options.part}." if options.part else next(iter(encoders))
+    if prefix not in encoders or (len(encoders) > 1 and not options.part):
+        parts = ", ".join(name.removesuffix(".") or "the whole" for name in encoders)
+        raise ValueError(f"--part is {options.part}; name one of the encoders in {options.file}: {parts}")
     is_unlabelled = options.project == "upstream" or is_distilled(options.project, prefix)
     labels = options.labels or ("unused" if is_unlabelled else "used")
-    config, model = built(found[prefix], labels == "used", folder.name, options.overrides)
+    config, model = built(encoders[prefix], labels == "used", folder.name, options.overrides)
     from sslsv.config import to_yaml
     from sslsv.runs.environment import describe_environment
 
@@ -84,11 +82,11 @@ def run(options: argparse.Namespace) -> int:
     folder.write("config.yml", text.encode())
     count = sum(parameter.numel() for parameter in model.encoder.parameters())
     size = f"{count:,} parameters, {model.embedding_dim}-d embeddings, labels {labels}"
-    heard: Any = config.encoder.features
+    features: Any = config.encoder.features
     print(f"{config.encoder.name}, {size}: {folder.location}")
     print(
-        f"features: {heard.num_mels} bands of {heard.kind}, window {heard.window}, normalisation "
-        f"{heard.normalization}, full scale {heard.full_scale:g}"
+        f"features: {features.num_mels} bands of {features.kind}, window {features.window}, normalisation "
+        f"{features.normalization}, full scale {features.full_scale:g}"
     )
     return 0
 

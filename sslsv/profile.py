@@ -45,11 +45,11 @@ def profile(options: argparse.Namespace) -> int:
     if options.trace.is_dir() or not options.trace.parent.is_dir():
         raise ValueError(f"--trace is {options.trace}, which is a folder, or in one that does not exist")
     config = load_config(given_file(options.config, "config", "configs/demo.yml"), options.overrides)
-    found = run(config, options.steps)
-    if "error" in found:
-        raise Failed(found["error"])
-    print(found["report"])
-    options.trace.write_bytes(found["trace"])
+    result = run(config, options.steps)
+    if "error" in result:
+        raise Failed(result["error"])
+    print(result["report"])
+    options.trace.write_bytes(result["trace"])
     print(f"trace: {options.trace}; open it at https://ui.perfetto.dev")
     return 0
 
@@ -65,17 +65,17 @@ def run(config: Config, steps: int) -> dict[str, Any]:
 
     open_trial_sets(config)  # This reports mistakes in the lists before Ray starts.
     name = f"profile-{uuid.uuid4().hex[:8]}"
-    alone = {"name": name, "max_failures": 0, "tensorboard": False, "wandb": "disabled", "progress": False}
-    config = apply_overrides(config, {"run": alone, "train.epochs": ENDLESS_EPOCHS})
-    folder, found = RunFolder(config.run.storage, name), dict[str, Any]()
+    quiet = {"name": name, "max_failures": 0, "tensorboard": False, "wandb": "disabled", "progress": False}
+    config = apply_overrides(config, {"run": quiet, "train.epochs": ENDLESS_EPOCHS})
+    folder, result = RunFolder(config.run.storage, name), dict[str, Any]()
     with LiveLine("starting Ray") as line, connection(config.resources) as resources:
         try:
-            found = fit(replace(config, resources=resources), folder, line, profile_steps, steps=steps)
+            result = fit(replace(config, resources=resources), folder, line, profile_steps, steps=steps)
         finally:
-            if "error" not in found:
+            if "error" not in result:
                 with contextlib.suppress(OSError):  # workers may still be writing after Ctrl-C
                     folder.delete_folder("")
-    return found
+    return result
 
 
 def profile_steps(training: "Training", steps: int) -> dict[str, Any]:
@@ -109,10 +109,10 @@ def profile_steps(training: "Training", steps: int) -> dict[str, Any]:
     rate = training.config.train.batch_size / seconds
     lines = [f"a step takes {1000 * seconds:.1f} ms: {rate:.1f} samples/s on {training.device.type.upper()}"]
     on_cpu = [row for row in averages if row.device_type == torch.autograd.DeviceType.CPU]  # type: ignore[attr-defined]
-    rows = {row.key: row.cpu_time_total / 1e6 / steps for row in on_cpu}
-    lines += [f"{n:<32}{1000 * rows[n]:10.1f} ms{rows[n] / seconds:10.1%}" for n in PARTS if n in rows]
-    order = f"self_{'device' if has_gpu else 'cpu'}_time_total"
-    lines.append(averages.table(order, row_limit=MAX_OPERATORS, max_name_column_width=48))
+    times = {row.key: row.cpu_time_total / 1e6 / steps for row in on_cpu}
+    lines += [f"{n:<32}{1000 * times[n]:10.1f} ms{times[n] / seconds:10.1%}" for n in PARTS if n in times]
+    sort_key = f"self_{'device' if has_gpu else 'cpu'}_time_total"
+    lines.append(averages.table(sort_key, row_limit=MAX_OPERATORS, max_name_column_width=48))
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder, "trace.json.gz")
         profiler.export_chrome_trace(str(trace))

@@ -50,19 +50,19 @@ def run(options: argparse.Namespace) -> int:
         from sslsv.reports.rounds import round_line, write_rounds_report
         from sslsv.tasks.rounds import Loop
 
-        def tell(record: dict[str, Any]) -> None:
+        def report_round(record: dict[str, Any]) -> None:
             print(round_line(record), flush=True)
             with contextlib.suppress(OSError):  # the loop itself reports a full disk
                 write_rounds_report(folder)
 
         with connection(config.resources):
             if options.fresh and folder.kind():
-                print(f"what was there is now {folder.set_aside()}", file=sys.stderr)
+                print(f"the old folder is now named {folder.set_aside()}", file=sys.stderr)
             elif folder.has("loop.yml"):
                 print(f"going on with the unfinished loop in {folder.location}", file=sys.stderr)
             folder.write_json("lists.json", {"sha256": lists})
             folder.write("loop.yml", to_yaml(config).encode())
-            summary = Loop(config, folder, train.run).run(tell)
+            summary = Loop(config, folder, train.run).run(report_round)
             write_rounds_report(folder)
     print(f"best: {summary['run']}\nreport: {folder.location}/report.html")
     return 0
@@ -75,17 +75,17 @@ def check_folder(folder: "RunFolder", config: PseudoLabelConfig, lists: str) -> 
     if folder.has("loop.yml"):
         problem = "holds a finished loop of the same settings" if folder.has("summary.json") else ""
         try:
-            there = build(PseudoLabelConfig, parse_yaml(folder.read("loop.yml").decode()))
+            old = build(PseudoLabelConfig, parse_yaml(folder.read("loop.yml").decode()))
         except ConfigError as error:
             problem = f"holds a loop whose loop.yml this version can't read ({error})"
         else:
-            changed = changes_of(there, config)
-            problem = f"holds a loop with other settings ({'; '.join(changed)})" if changed else problem
+            changes = changes_of(old, config)
+            problem = f"holds a loop with other settings ({'; '.join(changes)})" if changes else problem
     if not problem and folder.has("lists.json") and folder.read_json("lists.json")["sha256"] != lists:
-        problem = "holds a loop on train lists of other contents"
+        problem = "holds a loop whose train lists had other contents"
     if problem:
         raise ValueError(
-            f"{folder.location} {problem}; use another run.name, or --fresh to start anew (what is there is "
+            f"{folder.location} {problem}; use another run.name, or --fresh to start anew (the old one is "
             "kept under another name)"
         )
 
@@ -101,22 +101,22 @@ def check_request(config: PseudoLabelConfig) -> None:
     from sslsv.training.initial import check_same_encoder
 
     check_packages(config.clustering)
-    stages, starts = list(chain(*stages_of(config))), config.encoders_start_from
+    stages, start = list(chain(*stages_of(config))), config.encoders_start_from
     if is_config_file(config.init):
         first = first_config(config, ".")
-        given = f"encoders_start_from is {starts!r} and init {config.init}"
-        for stage in stages if starts != "nothing" else ():
-            check_same_encoder(given, first.encoder, stage.encoder)
+        source = f"encoders_start_from is {start!r} and init {config.init}"
+        for stage in stages if start != "nothing" else ():
+            check_same_encoder(source, first.encoder, stage.encoder)
         check_data(first)
-    elif starts == "nothing":
+    elif start == "nothing":
         SpeakerEncoder.load(config.init, device="cpu")
-    if starts != "nothing":  # refuses stages whose encoder can't start from another
+    if start != "nothing":  # refuses stages whose encoder can't start from another
         stages = [apply_overrides(each, {"encoder.init": absolute(config.init)}) for each in stages]
     # Check only the stage with the largest batch among stages with the same data, encoder and evaluation.
     stages.sort(key=lambda stage: stage.train.batch_size)
-    checked = {repr((stage.data, stage.encoder, stage.evaluation)): stage for stage in stages}
-    is_to_come = is_config_file(config.init) and starts != "nothing"  # the run of `init` has no weights yet
-    manifest, *_ = [check_data(stage, goes_on=is_to_come) for stage in checked.values()]
+    distinct = {repr((stage.data, stage.encoder, stage.evaluation)): stage for stage in stages}
+    is_pending = is_config_file(config.init) and start != "nothing"  # the run of `init` has no weights yet
+    manifest, *_ = [check_data(stage, goes_on=is_pending) for stage in distinct.values()]
     size, most = len(manifest), max(config.clustering.num_clusters)
     if config.clustering.name.startswith("kmeans") and size < most:
         raise ValueError(f"clustering.num_clusters is {most}, but there are only {size} utterances: lower it")
@@ -124,8 +124,8 @@ def check_request(config: PseudoLabelConfig) -> None:
         labelled = read_train_lists(config.data.root, [find_list(config.data.root, config.labels)])
         if set(manifest.paths).isdisjoint(labelled.paths):
             raise ValueError(
-                f"labels is {config.labels}, which names no utterance of data.train_lists as they spell it, "
-                f"such as {manifest.paths[0]}: give a list with the same paths"
+                f"labels is {config.labels}, which has no path in common with data.train_lists (such as "
+                f"{manifest.paths[0]}): give a list with the same paths"
             )
 
 

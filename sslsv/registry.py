@@ -42,21 +42,21 @@ def settings_class(package: str, name: str) -> Any:
     file = _folder(package) / f"{name}.py"
     tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
     owners = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    statement, owner = next(
+    config_class, owner = next(
         (node, owner) for owner in owners for node in owner.body if getattr(node, "name", "") == "Config"
     )
-    used = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+    used = {node.id for node in ast.walk(config_class) if isinstance(node, ast.Name)}
     imports = [line for line in tree.body if isinstance(line, ast.Import | ast.ImportFrom)]
     for line in imports:
         line.names = [alias for alias in line.names if (alias.asname or alias.name).split(".")[0] in used]
     body: list[ast.stmt] = [*(line for line in imports if line.names), owner]
     module = ModuleType(f"sslsv.{package}.{name}")
-    owner.body, owner.bases, owner.keywords, owner.decorator_list = [statement], [], [], []
+    owner.body, owner.bases, owner.keywords, owner.decorator_list = [config_class], [], [], []
     try:
         exec(compile(ast.Module(body, []), str(file), "exec"), module.__dict__)
     except NameError as error:
-        why = f"the Config in {file} uses {error.name!r}; it may only use names that the file imports"
-        raise ValueError(f"name is {name!r}, but {why}") from error
+        reason = f"the Config in {file} uses {error.name!r}; it may only use names that the file imports"
+        raise ValueError(f"name is {name!r}, but {reason}") from error
     return getattr(module, owner.name).Config
 
 

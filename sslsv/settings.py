@@ -72,10 +72,10 @@ class choice:
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self._check)
 
-    def _check(self, given: Any) -> Any:
-        if dataclasses.is_dataclass(given):
-            return given
-        raw = {"name": given} if isinstance(given, str) else given
+    def _check(self, value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return value
+        raw = {"name": value} if isinstance(value, str) else value
         if not isinstance(raw, Mapping):
             raise PydanticKnownError("dataclass_type", {"class_name": self.package})
         if "name" not in raw:
@@ -108,11 +108,11 @@ def annotations_of(kind: type) -> dict[str, Any]:
 def sections_of(annotation: Any) -> list[type]:
     """Return the sections that an annotation allows: none for a plain value, one per name for a choice."""
     if isinstance(annotation, choice):
-        found = []
+        sections = []
         for name in registry.names(annotation.package):
             with contextlib.suppress(Exception):  # one unfinished file must not block the other components
-                found.append(registry.settings_class(annotation.package, name))
-        return found
+                sections.append(registry.settings_class(annotation.package, name))
+        return sections
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return [annotation]
     return [inner for part in get_args(annotation) for inner in sections_of(part)]
@@ -183,39 +183,39 @@ def _sentence(errors: Sequence[Mapping[str, Any]], root: type, raw: Any) -> str:
             return path + message[2:]
         return f"{path}.{message}" if path else message  # the message begins with the name of its field
     path = re.sub(r"\[\d+\]$", "", path) if kind == "missing" else path  # the path ends in the missing item
-    given, mistake = error["input"], _MISTAKES.get(kind, error["msg"].replace("Input should", "it should"))
-    is_plain = given is not None and not isinstance(given, Mapping | list)
+    value, mistake = error["input"], _MISTAKES.get(kind, error["msg"].replace("Input should", "it should"))
+    is_plain = value is not None and not isinstance(value, Mapping | list)
     if kind == "tuple_type":
-        mistake = f"it should be a list{f', such as [{given}]' if is_plain else ''}"
+        mistake = f"it should be a list{f', such as [{value}]' if is_plain else ''}"
     if kind == "string_type":
-        quoted = f""": '{given}' in quotes (on the command line {path}="'{given}'")"""
+        quoted = f""": '{value}' in quotes (on the command line {path}="'{value}'")"""
         mistake = f"it should be text{quoted if is_plain else ''}"
-    return f"{path or 'the config'} is {short_text(given)}; {mistake}"
+    return f"{path or 'the config'} is {short_text(value)}; {mistake}"
 
 
 def _unknown_key(path: str, chosen: str, root: type) -> str:
     """Suggest the most similar key, or list all keys; `chosen` is the `name` of the section with the key."""
     section, _, key = path.rpartition(".")
-    known, home = [*_key_paths(root)], re.sub(r"\[\d+\]", "", section)
-    there = [(other.rpartition(".")[2], of) for other, of in known if other.rpartition(".")[0] == home]
-    own = [other for other, of in there if of == chosen] or [other for other, _ in there]
-    if key in dict(there):
+    key_paths, parent = [*_key_paths(root)], re.sub(r"\[\d+\]", "", section)
+    siblings = [(p.rpartition(".")[2], owner) for p, owner in key_paths if p.rpartition(".")[0] == parent]
+    names = [name for name, owner in siblings if owner == chosen] or [name for name, _ in siblings]
+    if key in dict(siblings):
         return f"{path} is not a setting here: {chosen} has no {key!r}"
     # Several sections may have a key of this name: the first of the least nested ones is kept.
-    by_depth = sorted((other for other, _ in reversed(known)), key=lambda other: -other.count("."))
-    everywhere = {other.rpartition(".")[2]: other for other in by_depth}
-    close = [f"{section}.{other}".lstrip(".") for other in difflib.get_close_matches(key, own, n=1)]
-    close += [everywhere[other] for other in difflib.get_close_matches(key, everywhere, n=1, cutoff=0.8)]
-    keys = f"{section or 'the config'} has {', '.join(dict.fromkeys(own))}"
+    by_depth = sorted((p for p, _ in reversed(key_paths)), key=lambda p: -p.count("."))
+    path_of = {p.rpartition(".")[2]: p for p in by_depth}
+    close = [f"{section}.{name}".lstrip(".") for name in difflib.get_close_matches(key, names, n=1)]
+    close += [path_of[name] for name in difflib.get_close_matches(key, path_of, n=1, cutoff=0.8)]
+    keys = f"{section or 'the config'} has {', '.join(dict.fromkeys(names))}"
     return f"{path} is not a setting; {f'did you mean {close[0]}?' if close else keys}"
 
 
 def _key_paths(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, annotation in annotations_of(kind).items():
         yield prefix + key, getattr(kind, "name", "")  # for a choice: the component with the key
-        for each in sections_of(annotation):
-            if each is not kind:  # one_of is among its own choices
-                yield from _key_paths(each, f"{prefix}{key}.")
+        for section_class in sections_of(annotation):
+            if section_class is not kind:  # one_of is among its own choices
+                yield from _key_paths(section_class, f"{prefix}{key}.")
 
 
 def apply_overrides(old: Section, overrides: Sequence[str] | Mapping[str, Any]) -> Section:
@@ -235,13 +235,13 @@ def apply_overrides(old: Section, overrides: Sequence[str] | Mapping[str, Any]) 
 
 def leaves_of(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Return (key path, plain value) of each override; raises ConfigError for a malformed one."""
-    changes = overrides if isinstance(overrides, Mapping) else dict(map(_parsed, overrides))
-    return [leaf for key, value in changes.items() for leaf in _flat(key, value)]
+    changes = overrides if isinstance(overrides, Mapping) else dict(map(_parse_override, overrides))
+    return [leaf for key, value in changes.items() for leaf in _leaves(key, value)]
 
 
 def differences(old: Any, new: Any) -> list[str]:
     """Return `key.path: old -> new` for each difference of two sections; `(none)` marks a missing key."""
-    trees = [dict(_flat("", dataclasses.asdict(tree), splits_lists=True)) for tree in (old, new)]
+    trees = [dict(_leaves("", dataclasses.asdict(tree), splits_lists=True)) for tree in (old, new)]
     before, after = ({key: short_text(value) for key, value in tree.items()} for tree in trees)
     return [
         f"{key}: {before.get(key, '(none)')} -> {after.get(key, '(none)')}"
@@ -250,14 +250,14 @@ def differences(old: Any, new: Any) -> list[str]:
     ]
 
 
-def _parsed(text: str) -> tuple[str, Any]:
+def _parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"the override {text!r} is not of the form key.path=value, such as train.epochs=20")
     return key.strip(), parse_yaml(value)
 
 
-def _flat(path: str, value: Any, splits_lists: bool = False) -> Iterator[tuple[str, Any]]:
+def _leaves(path: str, value: Any, splits_lists: bool = False) -> Iterator[tuple[str, Any]]:
     """Yield (key path, plain value); `splits_lists` splits a list of choices into its order and its items."""
     if splits_lists and isinstance(value, tuple) and value and isinstance(value[0], Mapping):
         items = {item.get("name"): item for item in value}
@@ -266,7 +266,7 @@ def _flat(path: str, value: Any, splits_lists: bool = False) -> Iterator[tuple[s
             value = items
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _flat(f"{path}.{key}" if path else str(key), inner, splits_lists)
+            yield from _leaves(f"{path}.{key}" if path else str(key), inner, splits_lists)
     else:
         yield path, value
 
@@ -282,9 +282,9 @@ def _set(raw: Any, annotation: Any, path: str, value: Any) -> None:
                 raise ConfigError(f"{path} is not a setting: {parent!r} is not in the list{hint}")
             raw = items[parent]
         else:
-            known = [annotations_of(each) for each in sections_of(annotation)]
-            annotation = next((keys[parent] for keys in known if parent in keys), None)
-            raw[parent] = _spelt_out(raw.get(parent))
+            annotations = [annotations_of(each) for each in sections_of(annotation)]
+            annotation = next((fields[parent] for fields in annotations if parent in fields), None)
+            raw[parent] = _as_mappings(raw.get(parent))
             raw = raw[parent]
     if isinstance(raw, list):
         raise ConfigError(f"{path} is an item of a list; set its keys, or the whole list")
@@ -293,11 +293,11 @@ def _set(raw: Any, annotation: Any, path: str, value: Any) -> None:
     raw[last] = value
 
 
-def _spelt_out(given: Any) -> Any:
+def _as_mappings(value: Any) -> Any:
     """Return a section, or a list of sections, as mappings, where a bare name may stand for a choice."""
-    if isinstance(given, list | tuple):
-        return [_spelt_out(item) for item in given]
-    return given if isinstance(given, dict) else {} if given is None else {"name": given}
+    if isinstance(value, list | tuple):
+        return [_as_mappings(item) for item in value]
+    return value if isinstance(value, dict) else {} if value is None else {"name": value}
 
 
 def _yaml() -> YAML:
@@ -312,16 +312,16 @@ def locate(path: str | Path) -> Path:
 
     This makes `configs/demo.yml` available in every working directory.
     """
-    given, own = Path(path), FOLDER / path
-    if own.exists() and not given.exists():
-        _tell_once(f"{path} is not in this folder; taken from the installed sslsv: {own}")
-        return own
-    is_here = given.exists() or given.parent.is_dir() or not own.parent.is_dir()
-    return given if is_here else own  # if neither exists, the error lists the files of this folder
+    local, packaged = Path(path), FOLDER / path
+    if packaged.exists() and not local.exists():
+        _print_once(f"{path} is not in this folder; taken from the installed sslsv: {packaged}")
+        return packaged
+    is_here = local.exists() or local.parent.is_dir() or not packaged.parent.is_dir()
+    return local if is_here else packaged  # if neither exists, the error lists the files of this folder
 
 
 @cache
-def _tell_once(sentence: str) -> None:
+def _print_once(sentence: str) -> None:
     print(sentence, file=sys.stderr)
 
 
@@ -336,16 +336,16 @@ def given_file(given: Path | None, what: str, example: str) -> Path:
     if given is not None and ("=" not in given.name or given.exists()):
         return given
     folder, suffix = Path(example).parent, Path(example).suffix
-    there = ", ".join(sorted(file.name for file in locate(example).parent.glob(f"*{suffix}")))
-    raise ConfigError(f"no {what} is named: begin with {example}, say; {folder}/ has {there or 'none'}")
+    files = ", ".join(sorted(file.name for file in locate(example).parent.glob(f"*{suffix}")))
+    raise ConfigError(f"no {what} is named: try {example} first; {folder}/ has {files or 'none'}")
 
 
 def load(kind: type[Section], path: Path) -> Section:
     """Load a checked section from a yaml file; raises ConfigError, which names the file and the mistake."""
     if not path.is_file():
-        places = (path, path.parent, Path("configs"), FOLDER / "configs")
-        folder = next(place for place in places if place.is_dir())
-        names = {other.stem: str(other) for other in sorted(folder.glob("*.y*ml"))}
+        candidates = (path, path.parent, Path("configs"), FOLDER / "configs")
+        folder = next(candidate for candidate in candidates if candidate.is_dir())
+        names = {file.stem: str(file) for file in sorted(folder.glob("*.y*ml"))}
         close = difflib.get_close_matches(path.stem, names, 1, 0.7)  # all have the same folder and suffix
         hint = f"did you mean {names[close[0]]}?" if close else f"{folder} has {', '.join(names) or 'none'}"
         raise ConfigError(f"{path} is no yaml file; {hint}")

@@ -43,8 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     how.add_argument("--fresh", action="store_true", help="start from step 0; an existing run is renamed")
     how.add_argument("--extend", action="store_true", help="continue a run, even if finished, to more epochs")
     options = parser.parse_intermixed_args(arguments)  # overrides may come before and after --fresh
-    given = sys.argv[1:] if arguments is None else arguments
-    options.command = f"{command_name('train')} {shlex.join(given)}"
+    words = sys.argv[1:] if arguments is None else arguments
+    options.command = f"{command_name('train')} {shlex.join(words)}"
     same = "the same command without --fresh" if options.fresh else "the same command"
     return run_command(train, options, f"{same} goes on from the last checkpoint")
 
@@ -60,7 +60,7 @@ def train(options: argparse.Namespace) -> int:
 
     folder = RunFolder(config.run.storage, str(config.run.name))
     location = here(folder.location)
-    for sentence in [each for found in summary["skipped"].values() for each in found.values()]:
+    for sentence in [reason for reasons in summary["skipped"].values() for reason in reasons.values()]:
         print(f"skipped: {sentence}")
     print("\n".join(summary_lines(folder)))
     print(f"run folder: {location}\nreport: {below(location, 'report.html')}")
@@ -135,8 +135,8 @@ def check_data(config: Config, goes_on: bool = False) -> "Manifest":
     for note in chain(manifest.notes, *(each.trials.notes for each in trial_sets), bank.notes):
         print(f"note: {note}", file=sys.stderr)
     check_recordings(recordings, "the train lists", manifest.paths, data.max_bad_share)
-    for each in trial_sets:
-        check_recordings(recordings, each.name, each.trials.paths, 1.0)
+    for trial_set in trial_sets:
+        check_recordings(recordings, trial_set.name, trial_set.trials.paths, 1.0)
     return manifest
 
 
@@ -144,19 +144,19 @@ def check_recordings(recordings: "Recordings", name: str, paths: list[str], max_
     """Read a sample of a list, warn about bad and slow recordings; raises ValueError if too many are bad."""
     from sslsv.data.audio import SAMPLE_RATE, AudioError
 
-    chosen = paths[:: -(-len(paths) // NUM_TRIED)]
+    sample = paths[:: -(-len(paths) // NUM_TRIED)]
     bad, slow = list[str](), list[str]()
-    for path in chosen:
+    for path in sample:
         try:
             with recordings.open(path) as recording:
                 recording.read_int16(0, min(recording.num_samples, SAMPLE_RATE))
                 slow += [path] if recording.is_slow else []
         except AudioError as error:
             bad.append(str(error))
-    tried = f"of {len(chosen)} recordings of {name} that were tried"
+    tried = f"of {len(sample)} recordings of {name} that were tried"
     sentence = f"{len(bad)} {tried} can't be read, the first: {' '.join(bad[:1])}"
     # A share 10 points above the limit is not sampling noise; training itself detects smaller excesses.
-    if len(bad) == len(chosen) or (len(bad) > 1 and len(bad) > (max_bad_share + 0.1) * len(chosen)):
+    if len(bad) == len(sample) or (len(bad) > 1 and len(bad) > (max_bad_share + 0.1) * len(sample)):
         raise ValueError(
             f"{sentence} Correct data.root or the list, or repair the files: "
             f"`{command_name('prepare_data')} check LIST` names them all"
@@ -164,8 +164,8 @@ def check_recordings(recordings: "Recordings", name: str, paths: list[str], max_
     if bad:
         print(f"warning: {sentence}", file=sys.stderr)
     if slow:
-        helps = f"`{command_name('prepare_data')} convert FOLDER --out COPY` helps"
-        print(f"{len(slow)} {tried} ({slow[0]} ...) take ten times as long as FLAC: {helps}", file=sys.stderr)
+        hint = f"`{command_name('prepare_data')} convert FOLDER --out COPY` helps"
+        print(f"{len(slow)} {tried} ({slow[0]} ...) take ten times as long as FLAC: {hint}", file=sys.stderr)
 
 
 def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", extends: bool = False) -> None:
@@ -181,7 +181,7 @@ def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", exte
         raise ValueError(f"{folder.location} holds a {kind}; use another run.name, or --fresh to rename it")
     if not is_begun(folder):
         if extends:
-            raise ValueError(f"{folder.location} holds no run that --extend could go on with; leave it out")
+            raise ValueError(f"{folder.location} holds no run that --extend could continue; leave it out")
         return
     summary, problem = folder.read_json("summary.json") if folder.has("summary.json") else None, ""
     try:
@@ -189,17 +189,18 @@ def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", exte
     except ConfigError as error:
         problem = f"holds a run whose config.yml this version can't read ({error})"
     else:
-        kept = TrainedOn.read(folder, config.data.root)
+        trained_on = TrainedOn.read(folder, config.data.root)
         lists = folder.read_json("run.json").get("lists") if folder.has("run.json") else None
-        changed = changes_of(old, config, *(("data.root:", "data.train_lists:") if kept is not None else ()))
-        is_longer = len(changed) == 1 and config.train.epochs > old.train.epochs
-        if changed and not (is_longer and extends):
-            problem = f"holds a run with other settings ({'; '.join(changed)})"
-        elif kept is not None and not kept.is_of(manifest):
-            counts = f"{len(kept.paths):,} utterances then, {len(manifest):,} now"
+        free = ("data.root:", "data.train_lists:") if trained_on is not None else ()
+        changes = changes_of(old, config, *free)
+        is_longer = len(changes) == 1 and config.train.epochs > old.train.epochs
+        if changes and not (is_longer and extends):
+            problem = f"holds a run with other settings ({'; '.join(changes)})"
+        elif trained_on is not None and not trained_on.is_of(manifest):
+            counts = f"{len(trained_on.paths):,} utterances then, {len(manifest):,} now"
             problem = f"holds a run whose train lists had other utterances, order or speakers: {counts}"
         elif lists not in (None, digest_of_lists(config)):
-            problem = "holds a run whose validation or train lists were others"
+            problem = "holds a run with other validation or train lists"
         elif summary and is_longer and summary.get("stop_reason"):
             problem = f"holds a run that ended early, so --extend can't go on: {summary['stop_reason']}"
         elif summary is not None and not is_longer:
@@ -207,7 +208,7 @@ def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", exte
     if problem:
         raise ValueError(
             f"{folder.location} {problem}; use another run.name (encoder.init={folder.location} starts it "
-            "from this encoder), --extend to go on with this one where nothing but train.epochs grows, or "
+            "from this encoder), --extend to continue this run if only train.epochs is larger, or "
             "--fresh to start anew (the old run is kept under another name)"
         )
 
@@ -248,7 +249,7 @@ def prepare_folder(
         warnings = folder.read_json("run.json").get("warnings", []) if folder.has("run.json") else []
     else:
         if folder.has("summary.json") or folder.names("checkpoints") or (is_fresh and folder.kind()):
-            print(f"what was there is now {folder.set_aside()}", file=sys.stderr)
+            print(f"the old folder is now named {folder.set_aside()}", file=sys.stderr)
         is_same = folder.has("config.yml") and folder.read("config.yml") == settings  # it had no checkpoint
         TrainedOn.of(config.data.root, manifest).write(folder)
         warnings = find_leaks(config, folder)
@@ -269,12 +270,13 @@ def find_leaks(config: Config, folder: "RunFolder") -> list[str]:
 
     root, sentences = config.data.root, list[str]()
     names = dict.fromkeys(filter(None, [config.evaluation.validation, *config.evaluation.test]))
-    found = [listed_trials(root, name) for name in names]
+    trial_sets = [listed_trials(root, name) for name in names]
     if config.encoder.init and not config.evaluation.validation:  # another seed holds out other speakers
-        found += filter(None, [open_training_side(config)[1]])
-    sources, _ = overlap.trained_on(config, folder) if found else ([], [])
-    for trials in found:
-        sentences += overlap.describe(trials.name, overlap.find_overlap(trials.trials, root, sources))[0]
+        trial_sets += filter(None, [open_training_side(config)[1]])
+    sources, _ = overlap.trained_on(config, folder) if trial_sets else ([], [])
+    for trial_set in trial_sets:
+        shared = overlap.find_overlap(trial_set.trials, root, sources)
+        sentences += overlap.describe(trial_set.name, shared)[0]
     return sentences
 
 

@@ -82,14 +82,14 @@ def run(options: argparse.Namespace) -> int:
     check_trials(space, base, searcher)
     if options.confirm is not None:
         check_confirmation(base, options.confirm, options.seeds)
-    tests = list(base.evaluation.test) if options.confirm is not None else []
-    corners = [trial_config(base, space, {**at, "evaluation.test": tests}) for _, at in searcher.corners()]
+    test_lists = {"evaluation.test": list(base.evaluation.test) if options.confirm is not None else []}
+    corners = [trial_config(base, space, {**corner, **test_lists}) for _, corner in searcher.corners()]
     # Check only the corner with the fewest batches among corners with the same initial weights.
     by_batches = sorted(corners, key=lambda each: -each.data.fraction / each.train.batch_size)
-    starts = {each.encoder.source(): each for each in by_batches}.values()
-    for config in starts:
+    distinct = {each.encoder.source(): each for each in by_batches}.values()
+    for config in distinct:
         check_data(config)
-    for sentence in dict.fromkeys(each for config in starts for each in find_leaks(config, folder)):
+    for sentence in dict.fromkeys(each for config in distinct for each in find_leaks(config, folder)):
         print(f"warning: {sentence}", file=sys.stderr)
     request = describe_request(space, base, str(options.space), rungs)
     request |= {"command": options.command, "lists": digest_of_lists(base)}
@@ -145,20 +145,20 @@ def search(sweep: "Sweep", slots: "Slots") -> None:
         with contextlib.suppress(OSError):
             write_sweep_report(sweep.folder)
         raise
-    best, place = sweep.write_results(), here(sweep.folder.location)
+    best, location = sweep.write_results(), here(sweep.folder.location)
     with LiveLine("writing the reports"):
         for outcome in standing(sweep.history)[:NUM_PAGES]:
             write_report(sweep.trial_folder(outcome.index))
         write_sweep_report(sweep.folder)
     states = Counter(map(sweep.state_of, standing(sweep.history)))
-    table = below(place, "results.csv")
+    table = below(location, "results.csv")
     print(f"{', '.join(f'{count} {state}' for state, count in states.items())}; all in {table}")
-    print(f"report: {below(place, 'report.html')}")
+    print(f"report: {below(location, 'report.html')}")
     if best is None:
         raise Failed(f"no trial can win; {table} says why each ended")
     print(f"best: {sweep.describe(best)}")
     copied = "" if sweep.folder.is_local else "a copy of "
-    print(f"next: {command_name('train')} {copied}{shlex.quote(below(place, 'best.yml'))}")
+    print(f"next: {command_name('train')} {copied}{shlex.quote(below(location, 'best.yml'))}")
 
 
 def confirm(sweep: "Sweep", slots: "Slots", num_best: int, num_seeds: int) -> None:
@@ -171,16 +171,16 @@ def confirm(sweep: "Sweep", slots: "Slots", num_best: int, num_seeds: int) -> No
 
     confirmation = Confirmation(sweep, num_best, num_seeds)
     if (possible := len(confirmation.contestants) - 1) < num_best:
-        print(f"{possible} instead of {num_best} trials are confirmed: no other can win and is not the base")
+        print(f"{possible} instead of {num_best} trials are confirmed: the rest can't win or is the base")
     with LiveLine(f"training to confirm, {slots.at_once} at once"):
         run_sweep(confirmation, slots, f"{sweep.folder.name}-confirm")
-    found, incomparable = confirmation.comparisons()
-    sweep.folder.write_json("confirmation.json", {"comparisons": found})
+    comparisons, incomparable = confirmation.comparisons()
+    sweep.folder.write_json("confirmation.json", {"comparisons": comparisons})
     write_sweep_report(sweep.folder)
     print(f"report: {below(here(sweep.folder.location), 'report.html')}")
-    print("on test trials:", *map(sentence, found), *incomparable, sep="\n  ")
-    if not found:
-        raise Failed("nothing is confirmed: too few trainings came to the end")
+    print("on test trials:", *map(sentence, comparisons), *incomparable, sep="\n  ")
+    if not comparisons:
+        raise Failed("nothing is confirmed: too few trainings finished")
 
 
 if __name__ == "__main__":

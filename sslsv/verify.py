@@ -42,12 +42,12 @@ def run(options: argparse.Namespace) -> int:
     from sslsv.runs.folder import json_text
 
     try:
-        found = encoder.compare(enrolment, test, options.p_target)
+        comparison = encoder.compare(enrolment, test, options.p_target)
     except AudioError as error:
         raise ValueError(str(error)) from error
     result: dict[str, Any] = {"enrolment": enrolment, "test": test, "checkpoint": list(encoder.checkpoints)}
-    result["cosine"] = found.cosine
-    if found.llr is not None:
+    result["cosine"] = comparison.cosine
+    if comparison.llr is not None:
         if encoder.calibration is not None and encoder.calibration.is_too_sure:
             result["note"] = TOO_SURE
         elif len(enrolment) > 1:
@@ -56,12 +56,12 @@ def run(options: argparse.Namespace) -> int:
                 f"{len(enrolment)} enrolment recordings the ratio is only roughly right."
             )
         result |= {
-            "llr": found.llr,
-            "probability": found.probability,
+            "llr": comparison.llr,
+            "probability": comparison.probability,
             "operating_point": point | {"llr_threshold": threshold},
-            "is_same_speaker": found.llr >= threshold,
+            "is_same_speaker": comparison.llr >= threshold,
         }
-        equal = {"probability": float(posterior(found.llr, 0.5)), "is_same_speaker": found.llr >= 0}
+        equal = {"probability": float(posterior(comparison.llr, 0.5)), "is_same_speaker": comparison.llr >= 0}
         result["at_equal_prior"] = equal
     print(json_text(result) if options.json else in_words(result))
     return 0
@@ -72,8 +72,8 @@ def in_words(result: dict[str, Any]) -> str:
     cosine = f"cosine                 {result['cosine']:.4f}"
     if "llr" not in result:
         return (
-            f"{cosine}\nNo calibration is known for these weights, so there is no decision: "
-            f"`{command_name('evaluate')} RUN` makes one from the run's validation trials."
+            f"{cosine}\nNo calibration is stored for these weights, so there is no decision: "
+            f"`{command_name('evaluate')} RUN` fits one to the run's validation trials."
         )
     point, equal = result["operating_point"], result["at_equal_prior"]
     costs = f"p_target {point['p_target']:g}, c_miss {point['c_miss']:g}, c_fa {point['c_fa']:g}"
@@ -83,9 +83,9 @@ def in_words(result: dict[str, Any]) -> str:
     ]
     ratio = f"log-likelihood ratio   {result['llr']:.3f}  (natural logarithm; above 0 for one speaker)"
     lines = [cosine, ratio]
-    for prior, said, threshold in decisions:
-        verdict = "same speaker" if said["is_same_speaker"] else "different speakers"
-        lines += [f"if {prior}", f"  probability          {said['probability']:.4f}"]
+    for prior, answer, threshold in decisions:
+        verdict = "same speaker" if answer["is_same_speaker"] else "different speakers"
+        lines += [f"if {prior}", f"  probability          {answer['probability']:.4f}"]
         lines += [f"  decision             {verdict}  (threshold {threshold})"]
     return "\n".join([*lines, *([f"note                   {result['note']}"] if "note" in result else [])])
 

@@ -97,7 +97,7 @@ def _wait_for(address: str, folder: Path) -> None:
 
 def _kill_rest(folder: Path) -> None:
     """Kill the processes that the autoscaler has started: all whose command names this cluster's folder."""
-    for place in Path("/proc").iterdir():
+    for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if place.name.isdigit() and str(folder).encode() in (place / "cmdline").read_bytes():
-                os.kill(int(place.name), signal.SIGKILL)
+            if process.name.isdigit() and str(folder).encode() in (process / "cmdline").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)

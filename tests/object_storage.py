@@ -60,15 +60,15 @@ class ObjectStorage:
     def upload(self, folder: os.PathLike[str]) -> str:
         """Upload a local folder and return the URI of the copy."""
         uri = self.folder()
-        filesystem, place = fs.FileSystem.from_uri(uri)
-        fs.copy_files(os.fspath(folder), place, destination_filesystem=filesystem)
+        filesystem, path = fs.FileSystem.from_uri(uri)
+        fs.copy_files(os.fspath(folder), path, destination_filesystem=filesystem)
         return uri
 
     def names(self, uri: str) -> list[str]:
         """Return the sorted names of all objects below a folder, relative to it."""
-        filesystem, place = fs.FileSystem.from_uri(uri)
-        found = filesystem.get_file_info(fs.FileSelector(place, recursive=True, allow_not_found=True))
-        return sorted(entry.path[len(place) + 1 :] for entry in found if entry.type == fs.FileType.File)
+        filesystem, path = fs.FileSystem.from_uri(uri)
+        found = filesystem.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+        return sorted(entry.path[len(path) + 1 :] for entry in found if entry.type == fs.FileType.File)
 
     def close(self) -> None:
         self._server.shutdown()

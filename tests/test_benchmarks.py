@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import ray
 
-from benchmarks import __main__ as every
+from benchmarks import __main__ as benchmarks_main
 from benchmarks import clustering, encoders, gates, learning, ray_units
 from benchmarks.command import memory_bytes
 from benchmarks.row import Settings
@@ -79,12 +79,12 @@ def test_learning__a_result_of_other_settings_is_none_of_these(
 
 def test_main__a_corpus_that_nothing_would_read_is_refused(monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--only", "data", "--corpus", str(tmp_path)])
-    monkeypatch.setattr(every, "measured", lambda settings, groups: [])
-    assert every.main() == 2
-    assert capsys.readouterr().err.startswith("error: --corpus is for end-to-end alone")
+    monkeypatch.setattr(benchmarks_main, "measured", lambda settings, groups: [])
+    assert benchmarks_main.main() == 2
+    assert capsys.readouterr().err.startswith("error: only end-to-end reads --corpus")
 
 
-class Ready:
+class FakeContestant:
     """Stand in for a contestant, without measuring."""
 
     jobs: list[dict] = []
@@ -103,11 +103,11 @@ class Ready:
 
 
 def test_encoders__both_sides_are_classifiers_by_sgd_and_a_missing_peer_is_skipped(monkeypatch) -> None:
-    monkeypatch.setattr(encoders, "Contestant", Ready)
+    monkeypatch.setattr(encoders, "Contestant", FakeContestant)
     monkeypatch.setattr(encoders, "find_spec", lambda name: None if name == "speakerlab" else name)
     rows = list(encoders.rows(Settings(None, is_quick=True)))
     assert [row.name for row in rows if row.skipped] == ["CAM++"] and len(rows) == 7
-    for job in Ready.jobs:
+    for job in FakeContestant.jobs:
         config = load_config(job["config"], job["overrides"])
         assert (config.optimizer.name, config.model.margin) == ("sgd", 0)
 

@@ -65,9 +65,9 @@ def test_slurm__is_a_shell_script_that_makes_a_token_once_which_only_its_user_ca
     environment = {**os.environ, "HOME": str(tmp_path), "PATH": search_path, "RAY_AUTH_MODE": "token"}
     file, contents = tmp_path / ".ray" / "auth_token", []
     for _ in range(2):
-        said = subprocess.check_output(["bash", "-c", command], env=environment, stderr=subprocess.STDOUT)
+        printed = subprocess.check_output(["bash", "-c", command], env=environment, stderr=subprocess.STDOUT)
         contents.append(file.read_text(encoding="utf-8"))
-        assert contents[0].encode() not in said
+        assert contents[0].encode() not in printed
     assert contents[0] == contents[1] and len(contents[0]) > 30
     assert file.stat().st_mode & 0o777 == 0o600
 
@@ -85,7 +85,7 @@ def test_slurm__every_node_gets_its_cpus_and_waits_ten_minutes_for_the_others(tm
     environment |= {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "7"}
     environment |= {"SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "32"}
     command = ["bash", ROOT / "deploy" / "slurm.sbatch", "a.yml"]
-    seconds, told = subprocess.check_output(command, env=environment, text=True).strip().split(" ", 1)
+    seconds, command_line = subprocess.check_output(command, env=environment, text=True).strip().split(" ", 1)
     node = "--cpus-per-task=32 ray symmetric-run --address n1:6379 --min-nodes 2 --num-cpus 32 --"
-    assert told == f"{node} python -m sslsv.train a.yml resources.workers=8" and seconds == "600"
+    assert command_line == f"{node} python -m sslsv.train a.yml resources.workers=8" and seconds == "600"
     assert '"RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT"' in Path(symmetric_run.__file__).read_text("utf-8")

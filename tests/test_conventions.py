@@ -77,8 +77,8 @@ def own_imports(name: str) -> frozenset[str]:
     for full in imports_of(MODULES[name]):
         inner = full.removeprefix("sslsv.")
         if inner != full or full == "sslsv":
-            places = (inner, inner.rpartition(".")[0], "__init__")
-            found.add(next(each for each in places if each in MODULES))
+            candidates = (inner, inner.rpartition(".")[0], "__init__")
+            found.add(next(each for each in candidates if each in MODULES))
     return frozenset(found - {name})
 
 

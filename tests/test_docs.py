@@ -101,10 +101,10 @@ def test_quick_start__its_commands_run(tmp_path) -> None:
 def test_own_data__the_commands_run_on_a_folder_of_recordings(page, tmp_path, demo_corpus) -> None:
     people = ["anna", "bela", "chen", "dora", "emil", "fatima", "goran", "hana"]
     for person, speaker in zip(people, sorted((demo_corpus / "voxceleb2").iterdir()), strict=True):
-        place = tmp_path / "my" / "recordings" / person
-        place.mkdir(parents=True)
+        folder = tmp_path / "my" / "recordings" / person
+        folder.mkdir(parents=True)
         days = ("monday", "tuesday", "thursday", "friday")
         for day, file in zip(days, sorted(speaker.rglob("*.wav")), strict=True):
-            shutil.copy(file, place / f"{day}.wav")
+            shutil.copy(file, folder / f"{day}.wav")
     commands = [command.replace("/my", str(tmp_path / "my")) for command in commands_of(page)]
     run_all([command for command in commands if not command.startswith("make")], tmp_path)

@@ -58,14 +58,14 @@ def test_embed__a_folder_becomes_parquet_and_the_unreadable_are_named(
     assert len(table["embedding"][0].as_py()) == 16
     printed, errors = capsys.readouterr()
     assert "skipped: " in errors
-    assert "1 files are left out: their names are not of audio files (notes.txt)" in errors
+    assert "1 files are left out: they lack the suffix of an audio file (notes.txt)" in errors
     assert "3 embeddings" in printed and "s; 1 skipped" in printed
 
 
 @pytest.mark.parametrize(
     ("content", "out", "sentence"),
     [
-        ("x a.wav b.wav\n", "x.npz", "line 1: the path 'a.wav b.wav' has a blank after what ends as"),
+        ("x a.wav b.wav\n", "x.npz", "line 1: the path 'a.wav b.wav' has a blank after the suffix"),
         ("a\n\n../b\n", "x.npz", "line 3: the path '../b' has a '..' in it"),
         ("", "x.npz", "is empty"),
         ("a\n", "x.txt", "must end in .npz or .parquet"),
@@ -110,7 +110,7 @@ def test_embed__a_place_that_cannot_be_written_is_refused_first(tmp_path, capsys
     (tmp_path / "a.wav").touch()
     out = f"{tmp_path}/a.wav/x.npz"
     assert main(["no run is looked for", str(tmp_path / "a.wav"), "--out", out]) == 2
-    assert f"--out is {out}; no file can be made in its folder" in capsys.readouterr().err
+    assert f"--out is {out}; no file can be written to its folder" in capsys.readouterr().err
 
 
 def test_embed__writes_into_object_storage(small_run, demo_corpus, object_storage, capsys):

@@ -37,8 +37,8 @@ def test_train__leaves_a_complete_run_folder(undisturbed):
     assert re.search(r"trials: EER(, best)? \d+\.\d\d %, \d+\.\d\d to \d+\.\d\d; ", output)
     assert f"next: python -m sslsv.evaluate {folder.location}\n" in output
     stages = ["starting Ray", "starting 1 training worker, opening the corpus", "step "]
-    places = [output.find(stage) for stage in stages]
-    assert -1 not in places and places == sorted(places) and "None" not in output
+    positions = [output.find(stage) for stage in stages]
+    assert -1 not in positions and positions == sorted(positions) and "None" not in output
     trained = folder.read_json("trained.json")
     assert trained["parameters"] >= trained["encoder_parameters"] > 0  # equal without a projector
     assert 0.01 < trained["hours"] < 1

@@ -231,8 +231,8 @@ def test_evaluate__says_what_the_run_has_trained_on(small_run, demo_corpus, tmp_
     remark = "trials shares none of these with the training: 3 speakers, 12 paths of recordings, 12 contents"
     assert (remark in page) == (f"note: {remark}" in printed) == (not is_shared)
     assert len(found["warnings"]) == 2 * is_shared
-    for sentence, what in zip(found["warnings"], ("3 of 3 speakers", "12 of 12 paths"), strict=False):
-        assert sentence.startswith(what) and sentence in page and f"warning: {sentence}" in printed
+    for sentence, counts in zip(found["warnings"], ("3 of 3 speakers", "12 of 12 paths"), strict=False):
+        assert sentence.startswith(counts) and sentence in page and f"warning: {sentence}" in printed
 
 
 def test_evaluate__own_lists_have_their_own_root_and_faulty_test_lists_are_not_asked(
@@ -249,7 +249,7 @@ def test_evaluate__own_lists_have_their_own_root_and_faulty_test_lists_are_not_a
     shutil.copytree(small_run, tmp_path / "as_it_was")
     evaluate(tmp_path / "as_it_was", "--checkpoint", "last", *options)
     found = evaluate(run, "--trials", "mine", "--root", str(own), *options)
-    assert any(note.startswith("No part of the paths of mine tells who speaks") for note in found["notes"])
+    assert any(note.startswith("The paths of mine do not name the speakers") for note in found["notes"])
     expected = written_scores(tmp_path / "as_it_was", "trials")
     assert written_scores(run, "mine") == pytest.approx(expected, abs=1e-3)
     arguments = [str(run), "--trials", "mine", "--root", str(own), "--train-root", str(tmp_path / "moved")]
@@ -324,7 +324,7 @@ def test_evaluate__plda_comes_first_and_says_that_labels_were_used(small_run, tm
     assert list(scorings)[:2] == ["plda", "cosine"]
     assert found["labels_were_used"] == {"training": False, "scoring": True, "calibration": True}
     assert "Labels were used: PLDA was fitted" in " ".join(found["notes"])
-    assert "no self-supervised results" in capsys.readouterr().out
+    assert "The results are not self-supervised." in capsys.readouterr().out
     page = (run_folder / "evaluation" / "report.html").read_text()
     assert "Labels were used to score these trials." in page
     found = evaluate(run_folder, "--no-calibration")

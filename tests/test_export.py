@@ -68,7 +68,7 @@ def test_main__without_out_the_file_is_named_after_run_and_step(small_run, tmp_p
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["--checkpoint", "step_9"], "there are: last, best, step_00000001-"),
+        (["--checkpoint", "step_9"], "choose one of last, best, step_00000001-"),
         (["--out", "encoder.onnx"], "which does not end in .safetensors: add that, or set --format"),
         (["--out", "folder/"], "--out is folder/, which does not end in .safetensors"),
         (["--out", "enc.bin", "--format", "onnx"], "--out is enc.bin, which does not end in .onnx"),

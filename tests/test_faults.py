@@ -81,11 +81,11 @@ def reach(training, rng, last_step):
     return Moment(time.time(), list_checkpoints(training.folder)[-1][0])
 
 
-def check_recovery(training, moment, fault, whole, saved=None):
-    """Check that the run ends with the weights of `whole` and repeats no step before its last checkpoint."""
+def check_recovery(training, moment, fault, expected, saved=None):
+    """Check that the run has the weights of `expected` at its end and repeats no step before its last checkpoint."""
     code, output = training.wait()
     assert code == 0, output
-    assert_same_weights(whole, final(training.folder))
+    assert_same_weights(expected, final(training.folder))
     resumed = training.resumed_at(moment.time)
     assert resumed is None or resumed >= (moment.saved if saved is None else saved)
     lost, seconds = training.cost_of(moment.time)
@@ -99,11 +99,11 @@ def start(tmp_path, corpus, *options, pace=PACE, data_pace=0.0):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_train__a_worker_is_killed(workers, rng, undisturbed, tmp_path, demo_corpus):
-    whole = undisturbed[workers]
+    expected = undisturbed[workers]
     training = start(tmp_path, demo_corpus, *(ALONE if workers == 1 else TWO))
-    moment = reach(training, rng, whole.step)
+    moment = reach(training, rng, expected.step)
     kill(rng.choice(training.workers()))
-    check_recovery(training, moment, f"kill -9 of a worker, of {workers}", whole)
+    check_recovery(training, moment, f"kill -9 of a worker, of {workers}", expected)
     assert training.resumed_at(moment.time) is not None
 
 
@@ -172,12 +172,12 @@ def test_train__everything_is_killed_whatever_the_method_does_between_epochs(
     training = Recorded(tmp_path / "undisturbed", demo_corpus, "whole", *options, epochs=EPOCHS)
     code, output = training.wait()
     assert code == 0, output
-    whole = final(training.folder)
+    expected = final(training.folder)
     killed = start(tmp_path, demo_corpus, *options)
-    moment = reach(killed, rng, whole.step)
+    moment = reach(killed, rng, expected.step)
     killed.kill()
     again = start(tmp_path, demo_corpus, *options)
-    check_recovery(again, moment, f"kill -9 of everything, {method}", whole)
+    check_recovery(again, moment, f"kill -9 of everything, {method}", expected)
 
 
 def test_train__the_newest_checkpoint_is_damaged(rng, undisturbed, tmp_path, demo_corpus):
@@ -212,8 +212,8 @@ def test_train__a_machine_is_lost(machines, rng, undisturbed, tmp_path, demo_cor
         if machines == 2:
             time.sleep(5)
             cluster.add(3)
-        then = {2: "another comes 5 s later", 3: "2 workers"}[machines]
-        fault = f"machine lost, of {machines}; {then}"
+        recovery = {2: "another comes 5 s later", 3: "2 workers"}[machines]
+        fault = f"machine lost, of {machines}; {recovery}"
         check_recovery(training, moment, fault, undisturbed[2])
 
 
@@ -242,8 +242,8 @@ def test_train__the_object_store_is_too_small(rng, undisturbed, tmp_path, demo_c
         assert_same_weights(final(whole.folder), final(training.folder))
     else:
         assert "error: " in output, output
-    what = "finished by spilling to disk, same weights" if code == 0 else "stopped with a sentence"
-    print(f"\n| object store smaller than a block of batches | {what} | - | - |")
+    outcome = "finished by spilling to disk, same weights" if code == 0 else "stopped with a sentence"
+    print(f"\n| object store smaller than a block of batches | {outcome} | - | - |")
 
 
 def test_train__the_disk_is_full(rng, undisturbed, tmp_path, demo_corpus):

@@ -49,8 +49,8 @@ def steps_on(
     state = build_state(config, SIZE, device)
     network = wrap_model(state.model, config, device)
     batch = pinned(batch or noise_batch(state.model, torch.Generator().manual_seed(5)))
-    given = {"config": config, "steps_per_epoch": 100, "device": device, "corpus": NoiseCorpus(SIZE)}
-    return [take_step(state, network, batch, **given) for _ in range(count)]
+    options = {"config": config, "steps_per_epoch": 100, "device": device, "corpus": NoiseCorpus(SIZE)}
+    return [take_step(state, network, batch, **options) for _ in range(count)]
 
 
 @pytest.mark.parametrize("model", sorted(registry.names("models")))
@@ -68,11 +68,11 @@ def test_take_step__never_waits_for_the_gpu(model, precision):
     config = config_of(model, TrainConfig(batch_size=16, precision=precision, channels_last=True))
     state = build_state(config, SIZE, GPU)
     batch = pinned(noise_batch(state.model, torch.Generator().manual_seed(5)))
-    given = {"config": config, "steps_per_epoch": 100, "device": GPU, "corpus": NoiseCorpus(SIZE)}
+    options = {"config": config, "steps_per_epoch": 100, "device": GPU, "corpus": NoiseCorpus(SIZE)}
     for step in range(4):
         torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first step fills caches
         try:
-            take_step(state, state.model, batch, **given)
+            take_step(state, state.model, batch, **options)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 

@@ -65,8 +65,8 @@ def test_install__says_how_far_pip_is_and_fails_as_it_does(tmp_path) -> None:
         text=True,
     )
     assert done.returncode == 3 and "ERROR: no space" in done.stderr
-    told = [line.split("s  ")[1] for line in done.stdout.splitlines()]
-    assert told == ["download 1: torch, 0 of 100 MB", "unpacked 0 of 2 packages"]
+    messages = [line.split("s  ")[1] for line in done.stdout.splitlines()]
+    assert messages == ["download 1: torch, 0 of 100 MB", "unpacked 0 of 2 packages"]
 
 
 @pytest.fixture(scope="module")

@@ -41,9 +41,9 @@ def test_run__its_folder_is_in_the_storage_of_runs_and_stays_only_where_it_faile
 @pytest.mark.slow
 def test_main__prints_the_parts_of_a_step_and_writes_a_trace(demo_corpus, ray_session, capsys, tmp_path):
     more = ["evaluation.held_out_speakers=3", "resources.workers=2"]
-    given = [*TINY, f"data.root={demo_corpus}", *more]
+    overrides = [*TINY, f"data.root={demo_corpus}", *more]
     trace = tmp_path / "trace.json.gz"
-    assert main(["configs/demo.yml", *given, "--steps", "3", "--trace", str(trace)]) == 0
+    assert main(["configs/demo.yml", *overrides, "--steps", "3", "--trace", str(trace)]) == 0
     printed = capsys.readouterr().out
     shares = {line[:32].strip(): line.split()[-2:] for line in printed.splitlines() if line.endswith("%")}
     assert shares.keys() >= {"waiting for data", "move batch", "forward", "backward", "optimizer"}

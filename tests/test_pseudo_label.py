@@ -39,8 +39,8 @@ def is_training(folder, stage, step):
 
 
 def test_first_config__trains_on_the_utterances_of_the_loop(yaml):
-    given = ["init=configs/simclr.yml", "data.held_out_lists=[labelled]", "data.fraction=0.5"]
-    loop = pseudo_label.load_loop(yaml, [*given, "data.fraction_of=each_speaker"])
+    overrides = ["init=configs/simclr.yml", "data.held_out_lists=[labelled]", "data.fraction=0.5"]
+    loop = pseudo_label.load_loop(yaml, [*overrides, "data.fraction_of=each_speaker"])
     first = pseudo_label.first_config(loop, "runs")
     for key in ("root", "train_lists", "held_out_lists", "fraction", "fraction_of"):
         assert getattr(first.data, key) == getattr(loop.data, key), key
@@ -99,18 +99,18 @@ def refusal(capsys, *arguments):
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("model.name=simclr", "what learns clusters is 'supervised'"),
+        ("model.name=simclr", "only 'supervised' learns clusters"),
         ("clustering.num_clusters=[4, 900]", "clustering.num_clusters is 900, but there are only"),
         ("init=runs/nothing", "runs/nothing"),
         ("large_margin={train.epoch: 3}", "did you mean train.epochs?"),
         ("labels=no_list", "no_list"),
         (
             "labels=voxceleb1_train_list",
-            "labels is voxceleb1_train_list, which names no utterance of data.train",
+            "labels is voxceleb1_train_list, which has no path in common with data.train",
         ),
         ("round_settings=[{train.batch_size: 512}]", "512"),
         ("large_margin={data.augment: [{name: reverb, folder: nowhere}]}", "nowhere"),
-        ("round_settings=[{seed: 5}]", "settings of a stage change seed: 1717 -> 5, in which all must agree"),
+        ("round_settings=[{seed: 5}]", "stage change seed: 1717 -> 5, but all stages must agree"),
         (
             "init=configs/simclr.yml",
             "encoders_start_from is 'first' and init configs/simclr.yml, an encoder with",
@@ -149,7 +149,7 @@ def test_pseudo_label__a_loop_on_lists_of_other_contents_is_refused(tmp_path, ya
     folder = RunFolder(str(tmp_path / "runs"), "settings")
     folder.write("loop.yml", to_yaml(pseudo_label.load_loop(yaml)).encode())
     folder.write_json("lists.json", {"sha256": "of other lists"})
-    assert "holds a loop on train lists of other contents" in refusal(capsys, yaml)
+    assert "holds a loop whose train lists had other contents" in refusal(capsys, yaml)
 
 
 def test_pseudo_label__stages_that_validate_in_other_rooms_are_refused(yaml, capsys):

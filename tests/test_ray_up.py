@@ -62,10 +62,10 @@ def run_everything(folder: Path, machines: nodes.Machines) -> None:
         done = subprocess.run(
             [RAY, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400
         )
-        said = done.stdout + done.stderr
-        print(f"$ ray {' '.join(arguments)}\n{said}")  # transcript, shown by pytest -s
-        assert (done.returncode != 0) == fails, said
-        return said
+        output = done.stdout + done.stderr
+        print(f"$ ray {' '.join(arguments)}\n{output}")  # transcript, shown by pytest -s
+        assert (done.returncode != 0) == fails, output
+        return output
 
     file = str(folder / "cluster.yaml")
     Path(file).write_text(yaml.safe_dump(cluster_file(machines), sort_keys=False))
@@ -77,8 +77,8 @@ def run_everything(folder: Path, machines: nodes.Machines) -> None:
 
     # One worker on each machine: 1.5 of its 2 CPUs.
     shares = ["resources.workers=2", "resources.cpus_per_worker=1.5"]
-    said = ray("submit", file, "sslsv/train.py", "configs/demo.yml", *SMALL, *shares)
-    assert "report: /media/runs/demo/report.html" in said
+    output = ray("submit", file, "sslsv/train.py", "configs/demo.yml", *SMALL, *shares)
+    assert "report: /media/runs/demo/report.html" in output
     summary = json.loads((machines.shared / "runs/demo/summary.json").read_text())
     assert summary["is_finished"] and summary["workers"] == 2
 
@@ -89,8 +89,8 @@ def run_everything(folder: Path, machines: nodes.Machines) -> None:
         summary = json.loads((machines.shared / "runs/real/summary.json").read_text())
         assert summary["is_finished"] and summary["workers"] == 2 and "test/trials/eer" in summary["last"]
 
-    said = ray("submit", file, "sslsv/evaluate.py", "/media/runs/demo", "--", "--root", "/media/demo")
-    assert "report: /media/runs/demo/evaluation/report.html" in said
+    output = ray("submit", file, "sslsv/evaluate.py", "/media/runs/demo", "--", "--root", "/media/demo")
+    assert "report: /media/runs/demo/evaluation/report.html" in output
     plan = ray(
         "submit", file, "sslsv/tune.py", "tune_spaces/demo.py", "data.root=/media/demo", "--", "--plan"
     )
@@ -99,8 +99,8 @@ def run_everything(folder: Path, machines: nodes.Machines) -> None:
         SMALL[:2] + SMALL[3:]
     )
     assert "succeeded" in ray("exec", file, f"ray job submit --working-dir ~/sslsv-project -- {job}")
-    said = ray("submit", file, "sslsv/train.py", "configs/no_such.yml", fails=True)
-    assert "configs/no_such.yml is no yaml file" in said and "Traceback" not in said.partition("Error")[0]
+    output = ray("submit", file, "sslsv/train.py", "configs/no_such.yml", fails=True)
+    assert "configs/no_such.yml is no yaml file" in output and "Traceback" not in output.partition("Error")[0]
 
     running = "pgrep -r D,R,S '^(raylet|gcs_server)'"
     for address in machines.addresses:
@@ -108,8 +108,8 @@ def run_everything(folder: Path, machines: nodes.Machines) -> None:
     ray("down", "-y", file)
     # On existing machines, `ray down` ends only the head; the rest ends after a minute without the head.
     for address in machines.addresses:
-        left = "not looked"
+        running_processes = "not looked"
         deadline = time.monotonic() + 120
-        while left and time.monotonic() < deadline:
-            left = machines.ssh(address, f"{running}; sleep 2").stdout
-        assert not left, machines.ssh(address, "ps -ef").stdout
+        while running_processes and time.monotonic() < deadline:
+            running_processes = machines.ssh(address, f"{running}; sleep 2").stdout
+        assert not running_processes, machines.ssh(address, "ps -ef").stdout

@@ -52,9 +52,9 @@ def notice(seconds):
 
 def test_seconds_left__is_what_the_notice_leaves_with_a_margin(service):
     assert seconds_left(service.url) is None
-    for seconds, told in ((60, 49), (1000, 110), (-5, 1)):
+    for seconds, expected in ((60, 49), (1000, 110), (-5, 1)):
         service.entries["spot/instance-action"] = notice(seconds)
-        assert told - 2 <= seconds_left(service.url) <= told + 1 and seconds_left(service.url) >= 1
+        assert expected - 2 <= seconds_left(service.url) <= expected + 1 and seconds_left(service.url) >= 1
     service.entries["spot/instance-action"] = "a form that is not known"
     assert seconds_left(service.url) == 110
 

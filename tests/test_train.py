@@ -113,7 +113,7 @@ def test_check_folder__another_validation_list_of_the_same_name_is_refused(
     trials = tmp_path / "chosen"
     lines = (demo_corpus / "trials").read_text().splitlines()
     config = replace(config, evaluation=EvaluationConfig(validation=str(trials)))
-    for kept, sentence in ((lines, None), (lines[1:], "a holds a run whose validation or train lists were")):
+    for kept, sentence in ((lines, None), (lines[1:], "a holds a run with other validation or train lists")):
         trials.write_text("\n".join(kept))
         if sentence is None:
             prepare_folder(folder, config, manifest, is_fresh=False)
@@ -151,7 +151,7 @@ def test_prepare_folder__fresh_or_without_settings_what_was_there_is_set_aside(
     else:
         folder.write(left, b"{}")
     prepare_folder(folder, config, manifest, is_fresh)
-    assert "what was there is now a.old-" in capsys.readouterr().err
+    assert "the old folder is now named a.old-" in capsys.readouterr().err
     assert not list_checkpoints(folder) and not folder.has("summary.json") and folder.has("run.json")
     (old,) = [path for path in tmp_path.iterdir() if path.name.startswith("a.old-")]
     assert (old / left).exists()
@@ -185,10 +185,10 @@ def test_extend__a_finished_run_goes_on_with_more_epochs_and_says_what_that_chan
 ):
     finish(folder, config, manifest)
     longer = replace(config, train=replace(TRAIN, epochs=200))
-    with pytest.raises(ValueError, match=r"\(train.epochs: 100 -> 200\); .* --extend to go on .*--fresh"):
+    with pytest.raises(ValueError, match=r"\(train.epochs: 100 -> 200\); .* --extend to continue .*--fresh"):
         check_folder(folder, longer, manifest)
     with pytest.raises(
-        ValueError, match="same settings; .*--extend to go on with this one where nothing but"
+        ValueError, match="same settings; .*--extend to continue this run if only train.epochs"
     ):
         check_folder(folder, config, manifest, extends=True)
     check_folder(folder, longer, manifest, extends=True)
@@ -219,7 +219,7 @@ def test_extend__nothing_but_more_epochs_of_a_run_that_did_not_end_early(
 
 
 def test_extend__without_a_run_it_is_refused(config, manifest, folder):
-    with pytest.raises(ValueError, match="a holds no run that --extend could go on with"):
+    with pytest.raises(ValueError, match="a holds no run that --extend could continue"):
         check_folder(folder, config, manifest, extends=True)
 
 
@@ -382,7 +382,7 @@ def test_main__what_the_system_refuses_is_one_sentence_too(
 @pytest.mark.parametrize("arguments", [["--fresh"], ["train.epochs=2"]])
 def test_main__without_a_config_those_that_there_are_are_named(arguments, tmp_path, monkeypatch, capsys):
     assert main(arguments) == 2
-    sentence = "error: no config is named: begin with configs/demo.yml, say; configs/ has barlow_twins.yml, "
+    sentence = "error: no config is named: try configs/demo.yml first; configs/ has barlow_twins.yml, "
     assert capsys.readouterr().err.startswith(sentence)
     monkeypatch.chdir(tmp_path)  # the project's configs are found from any folder
     assert main(arguments) == 2 and "simclr.yml" in capsys.readouterr().err

@@ -81,7 +81,7 @@ def assert_same_sweep(a, b, in_order=False):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, small_config):
+def reference(tmp_path_factory, small_config):
     space = write_space(tmp_path_factory.mktemp("tune"), small_config)
     tuning = Tuning(space, "whole")
     code, output = tuning.wait()
@@ -89,8 +89,8 @@ def whole(tmp_path_factory, small_config):
     return space, tuning, output
 
 
-def test_tune__leaves_trials_decisions_and_the_best_settings(whole):
-    _, tuning, output = whole
+def test_tune__leaves_trials_decisions_and_the_best_settings(reference):
+    _, tuning, output = reference
     # Halving of four trials: two go on, then one.
     decisions = tuning.lines("decisions")
     assert [decision["rung"] for decision in decisions] == [0, 0, 0, 0, 1, 1, 2]
@@ -113,8 +113,8 @@ def test_tune__leaves_trials_decisions_and_the_best_settings(whole):
     assert not os.path.exists(tuning.folder.path("ray"))
 
 
-def test_tune__without_resume_or_fresh_a_sweep_is_left_alone(whole, capsys):
-    space, tuning, _ = whole
+def test_tune__without_resume_or_fresh_a_sweep_is_left_alone(reference, capsys):
+    space, tuning, _ = reference
     before = tuning.folder.read("decisions.jsonl")
     assert main([str(space), "--storage", str(space.parent / "tune"), "--name", "whole"]) == 2
     assert "--resume goes on with it, --fresh starts anew" in capsys.readouterr().err
@@ -133,7 +133,7 @@ def test_main__a_sweep_that_another_command_holds_is_refused_before_ray_starts(
 
 def test_main__without_a_space_those_that_there_are_are_named(capsys):
     assert main([]) == 2
-    sentence = "error: no space is named: begin with tune_spaces/demo.py, say; tune_spaces/ has "
+    sentence = "error: no space is named: try tune_spaces/demo.py first; tune_spaces/ has "
     error = capsys.readouterr().err
     assert error.startswith(sentence) and "vicreg.py" in error
 
@@ -141,7 +141,7 @@ def test_main__without_a_space_those_that_there_are_are_named(capsys):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--resume"], "holds no sweep to go on with"),
+        (["--resume"], "holds no sweep to resume"),
         (["data.root=/no/such/folder"], "/no/such/folder"),
         (["--trials", "0"], "trials is 0; it should be greater than or equal to 1"),
     ],
@@ -247,8 +247,8 @@ def test_tune__killed_at_three_random_moments_it_makes_the_same_decisions(
 
 
 @pytest.mark.slow
-def test_tune__a_killed_trial_is_started_again_within_the_same_command(whole, small_config):
-    space, undisturbed, _ = whole
+def test_tune__a_killed_trial_is_started_again_within_the_same_command(reference, small_config):
+    space, undisturbed, _ = reference
     tuning = Tuning(space, "one_killed")
     tuning.kill_trial()
     code, output = tuning.wait()

@@ -47,12 +47,12 @@ def cluster_state() -> Cluster:
     """Query the connected cluster; raises RayError if it has not answered for half a minute."""
     status = get_cluster_status(ray.get_runtime_context().gcs_address, timeout=30)  # the cluster may be busy
     nodes = {node.node_id: node for node in [*status.active_nodes, *status.idle_nodes] if node.node_id}
-    leaving = {name for name, node in nodes.items() if node.node_status == "DRAINING"}
-    there = {node["NodeID"] for node in ray.nodes() if node["Alive"] and _answers(node)}  # type: ignore[no-untyped-call]
-    staying = {name: node for name, node in nodes.items() if name in there - leaving}
+    leaving = {node_id for node_id, node in nodes.items() if node.node_status == "DRAINING"}
+    responding = {node["NodeID"] for node in ray.nodes() if node["Alive"] and _answers(node)}  # type: ignore[no-untyped-call]
+    staying = {node_id: node for node_id, node in nodes.items() if node_id in responding - leaving}
     return Cluster(
-        machines={name: node.total_resources() for name, node in staying.items()},
-        free={name: node.available_resources() for name, node in staying.items()},
+        machines={node_id: node.total_resources() for node_id, node in staying.items()},
+        free={node_id: node.available_resources() for node_id, node in staying.items()},
         leaving=leaving,
         coming=len(status.pending_nodes) + sum(launch.count for launch in status.pending_launches),
         has_autoscaler=status.stats.autoscaler_version != "0",  # counts the autoscaler's rounds
@@ -84,8 +84,8 @@ def room_for(resources: ResourcesConfig, machines: Sequence[Machine], more_cpus:
 
     `more_cpus` is added to the CPUs of `machines`; a negative value stands for CPUs that other jobs hold.
     """
-    own = worker_bundle(resources)
-    slots = sum(min(int(each.get(kind, 0.0) / own[kind] + 1e-6) for kind in own) for each in machines)
+    need = worker_bundle(resources)
+    slots = sum(min(int(machine.get(kind, 0.0) / need[kind] + 1e-6) for kind in need) for machine in machines)
     cpus = total_of(machines, "CPU") + more_cpus
     return min(slots, int(cpus / (resources.cpus_per_worker + resources.cpus_per_data_task) + 1e-6))
 
@@ -98,8 +98,8 @@ def worker_bundle(resources: ResourcesConfig) -> Machine:
 def bundles_of(resources: ResourcesConfig, workers: int) -> list[Machine]:
     """Return the request to an autoscaler: workers with a data process each, then further data processes."""
     cpus = resources.cpus_per_data_task
-    together = worker_bundle(resources) | {"CPU": resources.cpus_per_worker + cpus}
-    return [together] * workers + [{"CPU": cpus}] * ((resources.data_tasks or 0) - workers)
+    pair = worker_bundle(resources) | {"CPU": resources.cpus_per_worker + cpus}
+    return [pair] * workers + [{"CPU": cpus}] * ((resources.data_tasks or 0) - workers)
 
 
 def total_of(machines: Iterable[Machine], kind: str) -> float:
@@ -147,7 +147,7 @@ def wait_for_room(
     resources. Calls `notice` once if machines are started or it waits longer. Raises CapacityError after
     `patience_seconds` without room and without new machines; Ray itself would wait forever, silently.
     """
-    start, is_told = time.monotonic(), False
+    start, has_notified = time.monotonic(), False
     deadline = start + patience_seconds
     while True:
         cluster, now = cluster_state(), time.monotonic()
@@ -155,8 +155,8 @@ def wait_for_room(
         request = with_device(resources, machines)
         request_machines(bundles_of(request, counts[-1]))
         room, room_alone = room_for(request, free), room_for(request, machines)
-        count, most = (max((n for n in counts if n <= each), default=0) for each in (room, room_alone))
-        if count and (count == most or now - start >= SETTLING_SECONDS):
+        count, max_count = (max((n for n in counts if n <= size), default=0) for size in (room, room_alone))
+        if count and (count == max_count or now - start >= SETTLING_SECONDS):
             return count, cluster
         cpus, gpus = (total_of(machines, kind) for kind in ("CPU", "GPU"))
         sentence = (
@@ -164,18 +164,18 @@ def wait_for_room(
             f"(resources.cpus_per_worker){' and a GPU' if request.gpu else ''} on one machine, and "
             f"{request.cpus_per_data_task:g} CPUs for a data process (resources.cpus_per_data_task), but "
             f"{len(machines)} machine(s) with {cpus:g} CPUs and {gpus:g} GPUs in all have room for "
-            f"{room_alone}, beside other jobs for {room}"
+            f"{room_alone} ({room} while other jobs run)"
         )
         if cluster.coming > 0:
             deadline = now + patience_seconds
         elif not count and now >= deadline:
             raise CapacityError(
-                f"{sentence}; wait for them, lower resources.workers or the CPUs reserved for each (they are "
-                "only counted, not enforced), or set resources.gpu=false to train on CPUs"
+                f"{sentence}; wait for other jobs to end, lower resources.workers or the CPUs reserved for "
+                "each (they are only counted, not enforced), or set resources.gpu=false to train on CPUs"
             )
-        if not is_told and (cluster.coming > 0 or now - start >= SETTLING_SECONDS):
+        if not has_notified and (cluster.coming > 0 or now - start >= SETTLING_SECONDS):
             notice(f"waiting for machines: {sentence}")
-            is_told = True
+            has_notified = True
         time.sleep(PAUSE_SECONDS)
 
 
@@ -202,9 +202,9 @@ def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
         os.nice({"trainer": 0, "data": 19}.get(os.environ.get("SSLSV_ROLE", ""), 10))
 
     options |= {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
-    start = {"env_vars": environment or {}, "worker_process_setup_hook": lower_priority}
+    runtime_env = {"env_vars": environment or {}, "worker_process_setup_hook": lower_priority}
     try:
-        ray.init(runtime_env=start, **options)
+        ray.init(runtime_env=runtime_env, **options)
     except (ConnectionError, AuthenticationError) as error:
         raise CapacityError(
             f"the Ray cluster at {os.environ.get('RAY_ADDRESS') or 'this machine'} does not answer, or does "
@@ -212,16 +212,16 @@ def connect(environment: dict[str, str] | None = None, **options: Any) -> None:
             "~/.ray/auth_token; or set RAY_ADDRESS=local to run on this machine alone"
         ) from error
     except RuntimeError as error:
-        cure = "end what else runs, or make room in memory and on the disk of RAY_TMPDIR (else /tmp)"
+        advice = "end other programs, or free memory and disk space in RAY_TMPDIR (default /tmp)"
         if "Version mismatch" in str(error):
-            cure = "install the same Python and Ray on all machines, or set RAY_ADDRESS=local"
-        raise CapacityError(f"Ray can't be used: {' '.join(str(error).split())}; {cure}") from error
+            advice = "install the same Python and Ray on all machines, or set RAY_ADDRESS=local"
+        raise CapacityError(f"Ray can't be used: {' '.join(str(error).split())}; {advice}") from error
     except Exception as error:
         if type(error) is not Exception:  # Ray raises a plain Exception after half a minute
             raise
         raise CapacityError(
             "Ray's processes have not started within half a minute: this machine is too busy, or short of "
-            "memory; try again, or end what else runs"
+            "memory; try again, or end other programs"
         ) from error
 
 
@@ -236,12 +236,12 @@ def choose_folder() -> None:
     Raises CapacityError if /tmp/ray-<user id> belongs to another user, who could then run code as this user.
     """
     folder = ray_folder()
-    is_open = os.access(folder if folder.is_dir() else folder.parent, os.W_OK | os.X_OK)
-    if len(os.fsencode(folder)) + len(SOCKET) > MAX_SOCKET or not is_open:
-        own = os.environ["RAY_TMPDIR"] = f"/tmp/ray-{os.getuid()}"
-        os.makedirs(own, mode=0o700, exist_ok=True)
-        if os.stat(own).st_uid != os.getuid():
-            raise CapacityError(f"{own} is another user's; set RAY_TMPDIR to a short folder of yours")
+    is_writable = os.access(folder if folder.is_dir() else folder.parent, os.W_OK | os.X_OK)
+    if len(os.fsencode(folder)) + len(SOCKET) > MAX_SOCKET or not is_writable:
+        own_folder = os.environ["RAY_TMPDIR"] = f"/tmp/ray-{os.getuid()}"
+        os.makedirs(own_folder, mode=0o700, exist_ok=True)
+        if os.stat(own_folder).st_uid != os.getuid():
+            raise CapacityError(f"{own_folder} is another user's; set RAY_TMPDIR to a short path of yours")
 
 
 def has_own_cluster() -> bool:
@@ -249,10 +249,10 @@ def has_own_cluster() -> bool:
 
     Ray would join that cluster unchecked, and would wait in vain if it has ended or is another user's.
     """
-    note = ray_folder() / "ray_current_cluster"
+    address_file = ray_folder() / "ray_current_cluster"
     with contextlib.suppress(OSError, ValueError):
-        _reach(note.read_text().strip())
-        return note.stat().st_uid == os.getuid()
+        _reach(address_file.read_text().strip())
+        return address_file.stat().st_uid == os.getuid()
     return False
 
 
@@ -262,8 +262,8 @@ def keep_token_private() -> None:
     Anyone who can read the token can run code in every cluster that uses it. Does nothing if Ray takes the
     token from elsewhere or uses none. If the file can't be written, uses a token that no other process knows.
     """
-    names_token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if names_token or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+    token_source = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if token_source or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return
     file = Path.home() / ".ray" / "auth_token"
     try:
@@ -285,6 +285,6 @@ def check_address(address: str) -> None:
         return  # no address, `auto` or `local`
     except OSError as error:
         raise CapacityError(
-            f"RAY_ADDRESS is {address}, where no Ray cluster answers ({error}); start one, mend the address, "
-            "or unset RAY_ADDRESS to run on this machine alone"
+            f"RAY_ADDRESS is {address}, where no Ray cluster answers ({error}); start one, correct the "
+            "address, or unset RAY_ADDRESS to run on this machine alone"
         ) from error

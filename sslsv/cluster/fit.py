@@ -88,22 +88,22 @@ def fit(
 
 def with_absolute_paths(config: Config) -> Config:
     """Return the settings with absolute paths, because workers run in another folder."""
-    given = {key: getattr(config.encoder, key, None) for key in ("init", "weights")}
-    places = {key: absolute(place) for key, place in given.items() if place is not None}
+    paths = {key: getattr(config.encoder, key, None) for key in ("init", "weights")}
+    absolute_paths = {key: absolute(path) for key, path in paths.items() if path is not None}
     data = replace(config.data, root=absolute(config.data.root))
-    return replace(config, data=data, encoder=replace(config.encoder, **places))
+    return replace(config, data=data, encoder=replace(config.encoder, **absolute_paths))
 
 
 def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) -> dict[str, Any]:
     """Start as many workers as fit, repeatedly, until they return a result."""
-    resources, failures, furthest, last = config.resources, 0, -1, 0
+    resources, failures, furthest_step, last_count = config.resources, 0, -1, 0
     while True:
         release_reservation(folder)
         count, cluster = wait_for_room(resources, job["counts"], 60 * resources.wait_minutes, line.say)
         machines = sorted(cluster.machines)
-        if count <= last:  # the restart brought no more workers
+        if count <= last_count:  # the restart brought no more workers
             job["full_machines"] = machines
-        last = 0
+        last_count = 0
         line.stage(f"starting {count} training worker{'s' * (count > 1)}, opening the corpus")
         try:
             return fit_once(job, resources, folder, count)
@@ -116,18 +116,18 @@ def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) 
             if type(failure).__name__ == "WorkerGroupStartupTimeoutError":
                 job["full_machines"] = machines
                 continue
-            interrupted = next((c for c in causes_of(error) if isinstance(c, Interrupted)), None)
-            if interrupted is not None:
-                line.say(str(interrupted))
-                last = count
+            interruption = next((c for c in causes_of(error) if isinstance(c, Interrupted)), None)
+            if interruption is not None:
+                line.say(str(interruption))
+                last_count = count
             elif any(isinstance(cause, AudioError) for cause in causes_of(error)):
                 raise  # the next attempt would read the same files
             # A preempted machine may disappear before its workers report that they saved.
             elif not cluster_state().leaving & set(machines):
                 # Only consecutive failures without a newer checkpoint between them end the run.
                 step = newest_step(folder)
-                failures = 1 if step > furthest else failures + 1
-                furthest = max(step, furthest)
+                failures = 1 if step > furthest_step else failures + 1
+                furthest_step = max(step, furthest_step)
                 if 0 <= config.run.max_failures < failures:
                     raise
 
@@ -156,8 +156,8 @@ def fit_once(job: Job, resources: ResourcesConfig, folder: RunFolder, count: int
     """Run `count` workers until they end; raises TrainingFailedError if one crashes."""
     from ray.train.torch import TorchTrainer
 
-    seconds = math.ceil(60 * resources.hang_minutes)
-    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(seconds)  # Ray passes it on to its controller
+    timeout = math.ceil(60 * resources.hang_minutes)
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(timeout)  # Ray passes it on to its controller
     trainer = TorchTrainer(
         start_worker,  # type: ignore[arg-type]  # its result is `return_value`
         train_loop_config=job,
@@ -201,19 +201,19 @@ def describe_failure(error: Exception, folder: RunFolder) -> dict[str, Any]:
     """
     failures = getattr(error, "worker_failures", None) or {}
     rank = min(failures, default=None)
-    who = "Ray's controller of the training" if rank is None else f"training worker {rank}"
+    process = "Ray's controller of the training" if rank is None else f"training worker {rank}"
     cause = failures.get(rank) or getattr(error, "controller_failure", None) or error
     with contextlib.suppress(OSError):
         folder.write("failure.txt", "\n".join(getattr(cause, "__notes__", [str(error)])).encode())
     original = getattr(cause, "cause", None) or cause
     lines = [line.strip() for line in str(original).splitlines() if line.strip()]
     # Ray's errors end with the cause, after a traceback; other errors are unclear without their class.
-    is_rays = bool(lines) and isinstance(original, RayError)
-    what = lines[-1] if is_rays else ": ".join([type(original).__name__, *lines[:1]])
-    place = below(folder.location, "failure.txt")
+    is_ray_error = bool(lines) and isinstance(original, RayError)
+    message = lines[-1] if is_ray_error else ": ".join([type(original).__name__, *lines[:1]])
+    path = below(folder.location, "failure.txt")
     is_of_system = isinstance(error, RayError) or any(isinstance(c, OSError) for c in causes_of(error))
-    condition = "" if is_of_system else " once that is mended"
-    sentence = f"{who} failed: {what} (details in {place}); {resume_hint(folder)}{condition}"
+    condition = "" if is_of_system else " once that is fixed"
+    sentence = f"{process} failed: {message} (details in {path}); {resume_hint(folder)}{condition}"
     return {"error": sentence, "is_of_system": is_of_system}
 
 
@@ -229,8 +229,8 @@ def newest_step(folder: RunFolder) -> int:
 def resume_hint(folder: RunFolder) -> str:
     """Return a hint on what the same command does after a failure."""
     step = newest_step(folder)
-    goes_on = f"the same command (without --fresh) goes on from step {step}"
-    return goes_on if step >= 0 else "the same command begins anew"
+    hint = f"the same command (without --fresh) goes on from step {step}"
+    return hint if step >= 0 else "the same command starts from the beginning"
 
 
 def release_reservation(folder: RunFolder) -> None:
@@ -239,7 +239,7 @@ def release_reservation(folder: RunFolder) -> None:
     Ray itself keeps such a reservation until the entire job ends; a sweep of many trials is one job.
     """
     with contextlib.suppress(OSError):
-        held = folder.read(HELD).decode()
+        group_id = folder.read(HELD).decode()
         folder.delete(HELD)
-        if placement_group_table().get(held, {"state": "REMOVED"})["state"] != "REMOVED":
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(held))))
+        if placement_group_table().get(group_id, {"state": "REMOVED"})["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group_id))))

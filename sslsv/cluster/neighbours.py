@@ -55,33 +55,33 @@ def waiting_share(seconds: float) -> float:
     time.sleep(seconds)
     # Differences are taken per thread, because a total over all threads falls when one of them ends.
     after = thread_nanoseconds()
-    ran, waited = (sum(t[k] - before.get(i, (0, 0))[k] for i, t in after.items()) for k in (0, 1))
+    ran, waited = (sum(t[k] - before.get(thread, (0, 0))[k] for thread, t in after.items()) for k in (0, 1))
     return waited / max(waited + ran, 1)
 
 
 def thread_nanoseconds() -> dict[str, tuple[int, int]]:
     """Return thread id -> (nanoseconds running, nanoseconds ready without a core) for this process."""
-    found = {}
+    times = {}
     for thread in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # the thread has ended
             ran, waited, _ = (thread / "schedstat").read_text().split()
-            found[thread.name] = int(ran), int(waited)
-    return found
+            times[thread.name] = int(ran), int(waited)
+    return times
 
 
 @contextlib.contextmanager
 def passive_waiting() -> Iterator[None]:
     """Hold enough idle OpenMP threads to keep the other threads from spinning."""
-    team, end = torch.get_num_threads(), threading.Event()
-    teams = len(os.sched_getaffinity(0)) // (team - 1) + 1  # each thread below starts team - 1 more
-    ready = threading.Barrier(teams + 1)
+    team_size, end = torch.get_num_threads(), threading.Event()
+    num_teams = len(os.sched_getaffinity(0)) // (team_size - 1) + 1  # each thread starts team_size - 1 more
+    ready = threading.Barrier(num_teams + 1)
 
     def hold() -> None:
-        torch.ones(team << 15).add_(1)  # large enough for PyTorch to use all threads of a team
+        torch.ones(team_size << 15).add_(1)  # large enough for PyTorch to use all threads of a team
         ready.wait()
         end.wait()
 
-    for _ in range(teams):
+    for _ in range(num_teams):
         threading.Thread(target=hold, daemon=True).start()
     ready.wait()
     try:

@@ -93,15 +93,15 @@ def open_training(job: dict[str, Any]) -> Training:
 def join_process_group(resources: ResourcesConfig) -> None:
     """Form PyTorch's process group of all workers: rank 0 opens a port and sends it to the others."""
     context = ray.train.get_context()
-    rank, count = context.get_world_rank(), context.get_world_size()
-    if count > 1:
-        seconds = timedelta(minutes=resources.hang_minutes)
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    if world_size > 1:
+        timeout = timedelta(minutes=resources.hang_minutes)
         host = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
-        store = TCPStore(host, 0, count, True, seconds, wait_for_workers=False) if rank == 0 else None
+        store = TCPStore(host, 0, world_size, True, timeout, wait_for_workers=False) if rank == 0 else None
         host, port = broadcast_from_rank_zero((host, store.port) if store else None)
-        store = store or TCPStore(host, port, count, False, seconds)
+        store = store or TCPStore(host, port, world_size, False, timeout)
         backend = "nccl" if resources.gpu else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=seconds)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
 
 
 def check_sees_run(folder: RunFolder, mark: str, patience_seconds: float = STORAGE_SECONDS) -> None:
@@ -130,28 +130,28 @@ class Watch:
             threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
-        most, last = self.job["counts"][-1], time.monotonic()
+        max_count, last_check = self.job["counts"][-1], time.monotonic()
         while self.reason is None:
             time.sleep(LOOK_SECONDS)
             # Repeat the request, because other commands, and Ray itself for its running workers, replace it.
-            request_machines(bundles_of(self.resources, most))
+            request_machines(bundles_of(self.resources, max_count))
             with contextlib.suppress(RayError):  # a cluster too busy to answer is queried again
                 cluster = cluster_state()
-                going = len(cluster.leaving & set(self.nodes))
-                if going:
-                    self.reason = f"{going} machine(s) will be taken away"
-                elif time.monotonic() - last >= 60 * self.resources.resize_minutes:
-                    last = time.monotonic()
+                num_leaving = len(cluster.leaving & set(self.nodes))
+                if num_leaving:
+                    self.reason = f"{num_leaving} machine(s) will be taken away"
+                elif time.monotonic() - last_check >= 60 * self.resources.resize_minutes:
+                    last_check = time.monotonic()
                     self.reason = self.reason_to_grow(cluster)
 
     def reason_to_grow(self, cluster: Cluster) -> str | None:
         """Return why to restart with more workers, or None; CPUs of the run's data tasks count as free."""
         resources, count, free = self.resources, len(self.nodes), list(cluster.free.values())
-        used = total_of(cluster.machines.values(), "CPU") - total_of(free, "CPU")
-        of_data = resources.cpus_per_data_task * (resources.data_tasks or 1)
-        of_data = min(of_data, used - count * resources.cpus_per_worker)
-        room = count + room_for(resources, free, of_data - count * resources.cpus_per_data_task)
-        most = max((n for n in self.job["counts"] if n <= room), default=0)
-        if most <= count or sorted(cluster.machines) == self.job["full_machines"]:
+        used_cpus = total_of(cluster.machines.values(), "CPU") - total_of(free, "CPU")
+        data_cpus = resources.cpus_per_data_task * (resources.data_tasks or 1)
+        data_cpus = min(data_cpus, used_cpus - count * resources.cpus_per_worker)
+        room = count + room_for(resources, free, data_cpus - count * resources.cpus_per_data_task)
+        new_count = max((n for n in self.job["counts"] if n <= room), default=0)
+        if new_count <= count or sorted(cluster.machines) == self.job["full_machines"]:
             return None
-        return f"there is room for {most} training workers instead of {count}"
+        return f"there is room for {new_count} training workers instead of {count}"

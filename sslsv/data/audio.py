@@ -33,7 +33,7 @@ Waveform = npt.NDArray[np.float32]
 FULL_SCALE = 32768.0  # full scale of int16 samples; waveforms have full scale 1
 
 _HALF_TAPS = 32  # half the filter length, in samples at the lower rate; longer is sharper but slower
-_LOUDEST = 10.0  # A float file with a peak this high is damaged or in another unit (full scale is 1).
+_MAX_PEAK = 10.0  # A float file with a peak this high is damaged or in another unit (full scale is 1).
 _HEADER_BYTES = 4096  # searched for the samples of a plain WAV file; libsndfile reads longer headers
 # Without the frames before a crop, these decoders get its first samples wrong, by up to full scale.
 _LOSSY, _LEAD_FRAMES = ("MP3", "OGG"), 4096
@@ -91,7 +91,7 @@ class Recording(contextlib.AbstractContextManager["Recording"]):
         """Return all samples of an impulse response, at an arbitrary level; raises AudioError for silence."""
         rir = self._read_any_level()
         if not rir.any():
-            raise AudioError(f"{self.path} is silent: it is no impulse response.")
+            raise AudioError(f"{self.path} is silent: it is not an impulse response.")
         return rir
 
     def _read_any_level(self) -> Samples:
@@ -119,18 +119,18 @@ def open_audio(path: str | os.PathLike[str]) -> Recording:
         file.close()
         # libsndfile would not report this. Programs that write into a pipe claim 2 GB, as they lack the size.
         if missing > 0 and num_bytes < 2**31 - 2**16:
-            raise AudioError(f"{name} is cut off: {missing} bytes are missing of what its header promises.")
+            raise AudioError(f"{name} is cut off: {missing} bytes are missing, according to its header.")
     try:
         decoded = soundfile.SoundFile(name)
         # libsndfile returns the encoder delay of an mp3 in a WAV file as sound, guesses the length of an mp3
         # without one in its header, knows no length of FLAC from a pipe, and can't seek in GSM 6.10 or G.721.
-        is_odd = decoded.format == "WAV" and decoded.subtype.startswith("MPEG")
-        is_odd |= decoded.format == "MP3" and not any(mark in header for mark in _MP3_LENGTHS)
-        if is_odd or decoded.frames >= 2**62 or not decoded.seekable():
-            return _WholeFile(name, "")
-        return _DecodedFile(name, decoded)
+        is_misread = decoded.format == "WAV" and decoded.subtype.startswith("MPEG")
+        is_misread |= decoded.format == "MP3" and not any(mark in header for mark in _MP3_LENGTHS)
+        if is_misread or decoded.frames >= 2**62 or not decoded.seekable():
+            return _FFmpegFile(name, "")
+        return _SndFile(name, decoded)
     except (soundfile.SoundFileError, RuntimeError, OSError, TypeError, ValueError) as error:
-        return _WholeFile(name, getattr(error, "error_string", str(error)))
+        return _FFmpegFile(name, getattr(error, "error_string", str(error)))
 
 
 class _PlainWav(Recording):
@@ -156,7 +156,7 @@ class _PlainWav(Recording):
         return np.memmap(self._file, np.int16, "r", self._first_byte, self.num_samples).view(np.ndarray)
 
 
-class _DecodedFile(Recording):
+class _SndFile(Recording):
     # Any file that libsndfile decodes.
 
     def __init__(self, path: str, file: Any) -> None:
@@ -185,11 +185,11 @@ class _DecodedFile(Recording):
     def _read(self, start: int, count: int) -> Samples:
         if self._is_plain:
             return self._decode(start, count)
-        rounded = np.rint(self._convert(start, count, _LOUDEST) * np.float32(FULL_SCALE))
+        rounded = np.rint(self._convert(start, count, _MAX_PEAK) * np.float32(FULL_SCALE))
         samples: Samples = np.clip(rounded, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
         return samples
 
-    def _convert(self, start: int, count: int, loudest: float) -> Waveform:
+    def _convert(self, start: int, count: int, max_peak: float) -> Waveform:
         up, down = self._up, self._down
         if up == down == 1:
             waveform = self._mono(start, count)
@@ -203,7 +203,7 @@ class _DecodedFile(Recording):
             offset = start - first * up
             waveform = np.ascontiguousarray(converted[offset : offset + count], dtype=np.float32)
         peak = float(np.max(np.abs(waveform)))
-        if not peak < loudest:  # also true for NaN
+        if not peak < max_peak:  # also true for NaN
             raise AudioError(
                 f"{self.path} contains values up to {peak:.3g} where full scale is 1: it is damaged or in "
                 "another unit; write it as 16-bit PCM."
@@ -226,12 +226,12 @@ class _DecodedFile(Recording):
             raise AudioError(f"{self.path} cannot be decoded at frame {start}: {error}") from error
         if len(frames) < count:
             raise AudioError(
-                f"{self.path} is truncated: {self._file.frames} frames promised, {start + len(frames)} there."
+                f"{self.path} is truncated: it has {start + len(frames)} of {self._file.frames} frames."
             )
         return frames
 
 
-class _WholeFile(Recording):
+class _FFmpegFile(Recording):
     # A file that FFmpeg decodes in full. `reason`: why libsndfile can't read it, "" if it reads it wrongly.
 
     is_slow = True
@@ -327,20 +327,20 @@ def round_to_int16(waveform: Waveform, samples: Samples) -> None:
 def _find_samples(header: bytes) -> tuple[bool, int, int]:
     # Returns whether the file is a plain WAV, and the first byte and byte count of its samples (WAV, SPH).
     if (sph := re.match(rb"NIST_1A\s+(\d+)\s", header)) and b"shorten" not in header:
-        facts = dict(re.findall(rb"(\w+) -i (\d+)", header))
-        counts = (int(facts.get(fact, 1)) for fact in (b"sample_count", b"sample_n_bytes", b"channel_count"))
+        fields = dict(re.findall(rb"(\w+) -i (\d+)", header))
+        counts = (int(fields.get(key, 1)) for key in (b"sample_count", b"sample_n_bytes", b"channel_count"))
         return False, int(sph[1]), math.prod(counts)
     is_wav = header[:4] == b"RIFF" and header[8:12] == b"WAVE"
-    place, is_plain = 12, False
-    while is_wav and place + 8 <= len(header):
-        name, size = struct.unpack_from("<4sI", header, place)
-        place += 8
+    position, is_plain = 12, False
+    while is_wav and position + 8 <= len(header):
+        name, size = struct.unpack_from("<4sI", header, position)
+        position += 8
         if name == b"data":
-            return is_plain, place, size
-        if name == b"fmt " and size >= 16 and place + 16 <= len(header):
-            tag, channels, rate, _, block_bytes, bits = struct.unpack_from("<HHIIHH", header, place)
+            return is_plain, position, size
+        if name == b"fmt " and size >= 16 and position + 16 <= len(header):
+            tag, channels, rate, _, block_bytes, bits = struct.unpack_from("<HHIIHH", header, position)
             is_plain = (tag, channels, rate, block_bytes, bits) == (1, 1, SAMPLE_RATE, 2, 16)
-        place += size + size % 2
+        position += size + size % 2
     return False, 0, 0
 
 

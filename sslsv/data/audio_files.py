@@ -24,9 +24,9 @@ _UNLISTABLE = {
     r"\A\s|\s\Z": "begins or ends with a blank",
     r"(?:\A|/)\.\.(?:/|\Z)": "has a '..' in it",  # hides where the path leads, unlike an absolute path
     # If a blank follows the suffix of an audio file, the line holds more than one path.
-    rf"(?i:{_ENDINGS})\s": "has a blank after what ends as an audio file's name does",
+    rf"(?i:{_ENDINGS})\s": "has a blank after the suffix of an audio file",
 }
-_ODD = re.compile("|".join(_UNLISTABLE))
+_ANY_UNLISTABLE = re.compile("|".join(_UNLISTABLE))
 
 
 def is_audio(name: str) -> bool:
@@ -48,27 +48,27 @@ def find_audio_files(folder: str | os.PathLike[str]) -> tuple[list[str], str]:
         raise FileNotFoundError(f"{folder} is not a folder: give the folder that holds the recordings.")
     files: list[str] = []
     entered: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        if (target := os.path.realpath(place)) in entered:
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        if (target := os.path.realpath(parent)) in entered:
             folders.clear()
             continue
         entered.add(target)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [os.path.join(place, name) for name in names if not name.startswith(".")]
-    found, others = sorted(filter(is_audio, files)), sorted(filterfalse(is_audio, files))
-    check_names(found)
-    named = ", ".join(printable(os.path.relpath(path, folder)) for path in others[:3])
-    named += ", ..." if others[3:] else ""
-    left = f"{len(others)} files are left out: their names are not of audio files ({named})\n"
-    return found, left if others else ""
+        files += [os.path.join(parent, name) for name in names if not name.startswith(".")]
+    recordings, others = sorted(filter(is_audio, files)), sorted(filterfalse(is_audio, files))
+    check_names(recordings)
+    examples = ", ".join(printable(os.path.relpath(path, folder)) for path in others[:3])
+    examples += ", ..." if others[3:] else ""
+    note = f"{len(others)} files are left out: they lack the suffix of an audio file ({examples})\n"
+    return recordings, note if others else ""
 
 
 def check_names(paths: Iterable[str]) -> None:
     """Raise ValueError for the first path that is not UTF-8."""
-    if odd := next((path for path in paths if re.search("[\ud800-\udfff]", path)), None):
+    if bad := next((path for path in paths if re.search("[\ud800-\udfff]", path)), None):
         raise ValueError(
-            f"{os.fsencode(odd)!r} has a name that is not UTF-8, which lists, tables and reports can't hold: "
-            "rename it, for a whole folder by `convmv -f LATIN1 -t UTF-8 -r --notest FOLDER`."
+            f"{os.fsencode(bad)!r} has a name that is not UTF-8, which lists, tables and reports can't hold: "
+            "rename it (`convmv -f LATIN1 -t UTF-8 -r --notest FOLDER` renames all files of a folder)."
         )
 
 
@@ -79,6 +79,6 @@ def printable(name: str) -> str:
 
 def why_unlistable(path: str) -> str | None:
     """Return why a path can't stand in a list, or None if it can."""
-    if not _ODD.search(path):
+    if not _ANY_UNLISTABLE.search(path):
         return None
-    return next(why for pattern, why in _UNLISTABLE.items() if re.search(pattern, path))
+    return next(reason for pattern, reason in _UNLISTABLE.items() if re.search(pattern, path))

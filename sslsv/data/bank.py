@@ -56,16 +56,16 @@ class Bank:
         """Add the files below a folder, unless added before; raises FileNotFoundError if there are none."""
         if folder in self._in_folder:
             return
-        place, found = find_noises(self.recordings, folder)
-        if place != folder:
-            self.notes.append(f"{folder} is not there: {place} is read in its place")
-        if not found:
+        source, files = find_noises(self.recordings, folder)
+        if source != folder:
+            self.notes.append(f"{folder} does not exist: {source} is read instead")
+        if not files:
             raise FileNotFoundError(
                 f"There are no audio files below {self.recordings.location(folder)}: name another folder in "
                 "data.augment, or leave out what needs it (data.augment=[] for no augmentation)."
             )
-        self._in_folder[folder] = range(len(self.files), len(self.files) + len(found))
-        self.files += found
+        self._in_folder[folder] = range(len(self.files), len(self.files) + len(files))
+        self.files += files
 
     def draw_noise(self, rng: Draws, folder: str, count: int) -> Samples:
         """Return `count` samples from a random position in a random file of a folder, at the file's level."""
@@ -92,29 +92,29 @@ class Bank:
                 reason = str(error)
         raise AudioError(f"{_TRIES} noises or rirs in a row cannot be read; the last: {reason}")
 
-    def _read_noise(self, file: int, place: float, count: int) -> Samples:
-        whole = self._mapped[file] if file in self._mapped else self.cache.get((file,))
-        if whole is None:
+    def _read_noise(self, file: int, fraction: float, count: int) -> Samples:
+        samples = self._mapped[file] if file in self._mapped else self.cache.get((file,))
+        if samples is None:
             with self.recordings.open(self.files[file]) as noise:
-                length, whole = noise.num_samples, noise.mapped()
-                if whole is not None:
+                length, samples = noise.num_samples, noise.mapped()
+                if samples is not None:
                     if len(self._mapped) < _max_mapped():
-                        self._mapped[file] = whole
+                        self._mapped[file] = samples
                 elif length > _WHOLE_NOISE_SECONDS * SAMPLE_RATE and length >= count:
-                    return noise.read_int16(int(place * (length - count + 1)), count)
+                    return noise.read_int16(int(fraction * (length - count + 1)), count)
                 else:
-                    whole = self.cache.put((file,), noise.read_int16(0, length))
-        if len(whole) >= count:
-            start = int(place * (len(whole) - count + 1))
-            return whole[start : start + count]
-        return np.resize(np.roll(whole, -int(place * len(whole))), count)
+                    samples = self.cache.put((file,), noise.read_int16(0, length))
+        if len(samples) >= count:
+            start = int(fraction * (len(samples) - count + 1))
+            return samples[start : start + count]
+        return np.resize(np.roll(samples, -int(fraction * len(samples))), count)
 
     def _rir(self, file: int) -> Rir:
         if file not in self._rirs:
             samples = self.read_rir(file).astype(np.int32)  # int16 has no absolute value of -32768
             delay = int(np.argmax(np.abs(samples)))
-            used = min(len(samples), delay + int(_MAX_RIR_SECONDS * SAMPLE_RATE))
-            self._rirs[file] = Rir(file, delay, used)
+            num_samples = min(len(samples), delay + int(_MAX_RIR_SECONDS * SAMPLE_RATE))
+            self._rirs[file] = Rir(file, delay, num_samples)
         return self._rirs[file]
 
 
@@ -122,19 +122,19 @@ class Bank:
 def _max_mapped() -> int:
     # On many systems a process may open 1,024 files until it asks for more, up to the hard limit.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = 2 * _MAX_MAPPED if hard == resource.RLIM_INFINITY else min(hard, 2 * _MAX_MAPPED)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    return most // 2
+    limit = 2 * _MAX_MAPPED if hard == resource.RLIM_INFINITY else min(hard, 2 * _MAX_MAPPED)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return limit // 2
 
 
 def find_noises(recordings: Recordings, folder: str) -> tuple[str, list[str]]:
     """Return the folder to read and its files; an empty folder is replaced as in `ORIGINAL_FOLDERS`."""
-    kind, slash, below = folder.partition("/")
-    original = f"{ORIGINAL_FOLDERS.get(kind, kind)}{slash}{below}"
-    for place in (folder, original):
-        if found := recordings.find(place):
-            return place, found
+    first, slash, rest = folder.partition("/")
+    original = f"{ORIGINAL_FOLDERS.get(first, first)}{slash}{rest}"
+    for candidate in (folder, original):
+        if files := recordings.find(candidate):
+            return candidate, files
     return folder, []
 
 

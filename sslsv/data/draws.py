@@ -93,5 +93,5 @@ def disjoint_starts(
     else:
         offsets = sorted(int(fraction * (slack + 1)) for fraction in fractions)
         starts = [offset + i * crop_samples for i, offset in enumerate(offsets)]
-    turn = int(order * num_crops)
-    return starts[turn:] + starts[:turn]
+    shift = int(order * num_crops)
+    return starts[shift:] + starts[:shift]

@@ -48,7 +48,7 @@ LABELS = Kind("label path` or `label path speaker", _LABEL_ORDERS, "speaker")
 IS_TARGET = {"1": True, "target": True, "true": True, "0": False, "nontarget": False, "false": False}
 
 # Names of columns in the tables of other tools, in lower case, without blanks and punctuation.
-_NAMES = {
+_ALIASES = {
     "path": "path file wav audio filename filepath wavpath audiopath audiofile audiofilepath recording",
     "speaker": "speaker speakerid spk spkid clientid",
     "label": "label class",
@@ -60,9 +60,9 @@ _NAMES = {
     "duration": "duration dur",
     "set": "set split subset",
 }
-_NAME_COLUMNS = "name the columns in a first line, such as `path`, `speaker path` or `speaker,path`."
+_ADVICE = "name the columns in a first line, such as `path`, `speaker path` or `speaker,path`."
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?inf", re.IGNORECASE)
-_NUM_LOOKED_AT = 100  # lines that decide the form if the first line leaves it open
+_NUM_PROBED = 100  # lines that decide the form if the first line leaves it open
 
 
 class Rows:
@@ -75,22 +75,22 @@ class Rows:
     def __init__(self, root: Root, name: str, kind: Kind) -> None:
         self.root, self.name, self.kind, self.form = root, name, kind, ""
         self.num_left_out = 0  # number of rows left out so far
-        self._paths = [i for i, each in enumerate(kind.columns) if each in ("path", "enrolment", "test")]
+        self._paths = [i for i, column in enumerate(kind.columns) if column in ("path", "enrolment", "test")]
         self._name_of: Callable[[str], str] = str  # in a Kaldi folder: utterance -> recording
-        self._is_usual = False  # whether all lines of a block may be split at once
-        place = list_location(root, name)
-        folder = kaldi_folder(place)
+        self._can_split_blocks = False  # whether all lines of a block may be split at once
+        location = list_location(root, name)
+        folder = kaldi_folder(location)
         if folder and kind in (TRAIN, RECORDINGS):
             self.form, self._rows = "a Kaldi folder", self._kaldi_rows(Kaldi(folder))
             return
-        place = below(place, "trials") if folder == place and kind is TRIALS else place
-        blocks = list_blocks(root, place)
-        top = next(blocks)
-        lines = list(islice(filled_lines(*top), _NUM_LOOKED_AT))
-        values_of, is_named = self._detect_form([line for _, line in lines], lines[0][0])
-        if kind is TRIALS and (folder := kaldi_folder(posixpath.dirname(place))):
-            self._name_of, self._is_usual = Kaldi(folder).name_of, False
-        self._rows = self._file_rows(chain([top], blocks), values_of, lines[0][0] if is_named else 0)
+        location = below(location, "trials") if folder == location and kind is TRIALS else location
+        blocks = list_blocks(root, location)
+        block = next(blocks)
+        lines = list(islice(filled_lines(*block), _NUM_PROBED))
+        parse_line, has_names = self._detect_form([line for _, line in lines], lines[0][0])
+        if kind is TRIALS and (folder := kaldi_folder(posixpath.dirname(location))):
+            self._name_of, self._can_split_blocks = Kaldi(folder).name_of, False
+        self._rows = self._file_rows(chain([block], blocks), parse_line, lines[0][0] if has_names else 0)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         return self._rows
@@ -100,32 +100,32 @@ class Rows:
         left_out = f"; {self.num_left_out:,} rows are left out" if self.num_left_out else ""
         return (f"{self.name} is read as {self.form}: {counts}{left_out}",) if self.form else ()
 
-    def _error(self, number: int, what: str) -> ValueError:
-        return ValueError(f"{self.name}, line {number}: {what}")
+    def _error(self, number: int, problem: str) -> ValueError:
+        return ValueError(f"{self.name}, line {number}: {problem}")
 
     def _file_rows(
-        self, blocks: Iterator[tuple[int, str]], values_of: LineParser, line_of_names: int
+        self, blocks: Iterator[tuple[int, str]], parse_line: LineParser, names_line: int
     ) -> Iterator[tuple[Any, ...]]:
         for first, text in blocks:
             if columns := self._columns(text):
                 yield from zip(count(first), *columns, strict=False)
                 continue
             for number, line in filled_lines(first, text):
-                if number == line_of_names:
+                if number == names_line:
                     continue
                 try:
-                    values = values_of(line)
+                    values = parse_line(line)
                 except ValueError as error:
                     raise self._error(number, str(error)) from error
                 if values is None:
-                    what = f"expected `{self.kind.form}`, got {line.strip()[:120]!r}. Paths with blanks in "
-                    what += "them need tabs between the fields; line 1 may name columns: "
-                    raise self._error(number, f"{what}{', '.join(self.kind.columns)}.")
+                    message = f"expected `{self.kind.form}`, got {line.strip()[:120]!r}. Paths with blanks "
+                    message += "need tabs between the fields; line 1 may name columns: "
+                    raise self._error(number, f"{message}{', '.join(self.kind.columns)}.")
                 yield from self._checked(number, values)
 
     def _columns(self, text: str) -> list[list[str]] | None:
         """Split a block of plain lines into columns at once, which is fast; None if a line may be unusual."""
-        if not (self._is_usual and text.isascii() and ".." not in text and " ./" not in text):
+        if not (self._can_split_blocks and text.isascii() and ".." not in text and " ./" not in text):
             return None
         fields, width = text.split(), len(self.kind.columns)
         columns = [fields[i::width] for i in range(width)]
@@ -144,14 +144,14 @@ class Rows:
         row = list(values)
         for i in self._paths:
             row[i] = self._name_of(row[i]).removeprefix("./")  # `find .` writes this prefix
-            if why := why_unlistable(row[i]):
-                why = f"the path {row[i][:120]!r} {why}; expected `{self.kind.form}`."
-                raise self._error(number, why)
+            if reason := why_unlistable(row[i]):
+                message = f"the path {row[i][:120]!r} {reason}; expected `{self.kind.form}`."
+                raise self._error(number, message)
         return [(number, *row)]
 
     def _kaldi_rows(self, kaldi: "Kaldi") -> Iterator[tuple[Any, ...]]:
         if self.kind is TRAIN and not kaldi.speaker_of:
-            raise ValueError(f"{self.name} has no utt2spk, so nothing tells who speaks: add it.")
+            raise ValueError(f"{self.name} has no utt2spk, so the speakers are unknown: add it.")
         if unknown := [utterance for utterance in kaldi.speaker_of if utterance not in kaldi.utterances]:
             raise ValueError(
                 f"{self.name}: {len(unknown)} utterances have a speaker, but are neither in segments nor in "
@@ -172,9 +172,9 @@ class Rows:
             for separator in [*filter(lines[0].__contains__, ",\t;"), None]:
                 split = partial(_split, separator=separator)
                 names = split(lines[0].lstrip("# "))
-                known = {role for name in names for role in _roles(name)}
-                is_named = known >= ({"enrolment", "test"} if self.kind is TRIALS else {"path"})
-                if is_named and (separator or lines[0].startswith("#") or all(map(_roles, names))):
+                roles = {role for name in names for role in _roles(name)}
+                has_names = roles >= ({"enrolment", "test"} if self.kind is TRIALS else {"path"})
+                if has_names and (separator or lines[0].startswith("#") or all(map(_roles, names))):
                     split = split if names[1:] else partial(_split, separator="\n")  # blanks belong to paths
                     return self._table("a table", names, split), True
             return self._plain(lines), False
@@ -183,92 +183,92 @@ class Rows:
 
     def _table(self, form: str, names: list[str], split: Callable[[str], list[str]]) -> LineParser:
         """Return a parser of a table's lines, given the names of its columns."""
-        found = {role: [i for i, name in enumerate(names) if role in _roles(name)] for role in _NAMES}
-        if self.kind is TRAIN and not found["speaker"]:
-            found["speaker"] = found["label"]
+        columns_of = {role: [i for i, name in enumerate(names) if role in _roles(name)] for role in _ALIASES}
+        if self.kind is TRAIN and not columns_of["speaker"]:
+            columns_of["speaker"] = columns_of["label"]
         times = () if self.kind is TRIALS else ("start", "stop", "duration")
-        wanted = (*self.kind.columns, *times, *(["set"] if self.kind is TRAIN else []))
-        place = {role: found[role][0] for role in wanted if found[role]}
-        if odd := [role for role in place if len(found[role]) > 1]:
-            both = " and ".join(repr(names[i]) for i in found[odd[0]])
-            raise ValueError(f"the columns {both} can both be the {odd[0]}: rename one of them.")
-        if odd := [role for role in self.kind.columns if role not in (*place, self.kind.optional)]:
-            known = ", ".join(map(repr, names))
-            raise ValueError(f"of the columns {known} none is known as {odd[0]}: call one of them {odd[0]}.")
-        self.form = f"{form} ({', '.join(f'{role}: {names[place[role]]}' for role in place)})"
+        roles = (*self.kind.columns, *times, *(["set"] if self.kind is TRAIN else []))
+        index_of = {role: columns_of[role][0] for role in roles if columns_of[role]}
+        if ambiguous := [role for role in index_of if len(columns_of[role]) > 1]:
+            both = " and ".join(repr(names[i]) for i in columns_of[ambiguous[0]])
+            raise ValueError(f"the columns {both} can both be the {ambiguous[0]}: rename one of them.")
+        if missing := [role for role in self.kind.columns if role not in (*index_of, self.kind.optional)]:
+            listed = ", ".join(map(repr, names))
+            raise ValueError(f"no column of {listed} is known as {missing[0]}: rename one to {missing[0]}.")
+        self.form = f"{form} ({', '.join(f'{role}: {names[index_of[role]]}' for role in index_of)})"
 
-        def values(line: str) -> Values:
+        def parse(line: str) -> Values:
             fields = split(line)
             if len(fields) != len(names):
                 return None
-            row = {role: fields[i] for role, i in place.items()}
+            row = {role: fields[i] for role, i in index_of.items()}
             if row.get("set", "train").lower() not in ("train", "training"):
                 return ()
             if row.get("start"):
                 row["path"] = segment_name(row["path"], *_seconds(*(row.get(each, "") for each in times)))
-            return self._whole(row)
+            return self._row_values(row)
 
-        return values
+        return parse
 
     def _plain(self, lines: list[str]) -> LineParser:
         """Return a parser of plain lines, with the order of fields that fits the first lines."""
-        usual, is_trial = self.kind.orders[0], self.kind is TRIALS
+        default, is_trial = self.kind.orders[0], self.kind is TRIALS
         are_paths = self.kind is RECORDINGS and self._are_paths(list(map(str.strip, lines)))
-        readers: dict[str, LineParser] = {usual: lambda line: ("", line.strip())}
-        readers |= {order: self._in_order(order, lines[0]) for order in self.kind.orders if not are_paths}
-        rows = {order: read(lines[0]) for order, read in readers.items()}
+        parsers: dict[str, LineParser] = {default: lambda line: ("", line.strip())}
+        parsers |= {order: self._in_order(order, lines[0]) for order in self.kind.orders if not are_paths}
+        rows = {order: parse(lines[0]) for order, parse in parsers.items()}
         fitting = [order for order, row in rows.items() if row and (is_trial or is_audio(row[1]))]
-        fitting = [usual] if rows[usual] or not fitting else fitting
+        fitting = [default] if rows[default] or not fitting else fitting
         for line in lines:
-            fitting = [order for order in fitting if readers[order](line)] or fitting
+            fitting = [order for order in fitting if parsers[order](line)] or fitting
         if len(fitting) > 1:
-            raise ValueError(f"`{'` or `'.join(fitting)}`? Name the columns in a first line.")
-        if fitting != [usual]:
+            raise ValueError(f"is it `{'` or `'.join(fitting)}`? Name the columns in a first line.")
+        if fitting != [default]:
             self.form = f"`{fitting[0]}` lines"
-        self._is_usual = not (self.form or are_paths or self.kind is LABELS or "," in lines[0])
-        top, second = map(readers[fitting[0]], (lines[0], lines[:2][-1]))
-        if not is_trial and top and second and is_audio(second[1]) and not is_audio(top[1]):
-            what = f"{lines[0].strip()[:120]!r} is no recording, and names no columns that are known"
-            raise ValueError(f"{what}: call them {' and '.join(self.kind.columns)}.")
-        return readers[fitting[0]]
+        self._can_split_blocks = not (self.form or are_paths or self.kind is LABELS or "," in lines[0])
+        first, second = map(parsers[fitting[0]], (lines[0], lines[:2][-1]))
+        if not is_trial and first and second and is_audio(second[1]) and not is_audio(first[1]):
+            problem = f"{lines[0].strip()[:120]!r} is neither a recording nor known names of columns"
+            raise ValueError(f"{problem}: call the columns {' and '.join(self.kind.columns)}.")
+        return parsers[fitting[0]]
 
     def _are_paths(self, lines: list[str]) -> bool:
         """Return whether entire lines are paths: some line can't be split, or is the path of a recording."""
         if any(re.fullmatch(r"[^\s,]+", line) for line in lines):
             return True
-        has = open_recordings(self.root).has
-        found = [line for line in lines if has(line)]
-        if both := [line for line in found if has(re.split(r"[\s,]+", line, maxsplit=1)[-1])]:
-            raise ValueError(f"{both[0]!r} and what follows its first blank exist: {_NAME_COLUMNS}")
-        return bool(found)
+        exists = open_recordings(self.root).has
+        existing = [line for line in lines if exists(line)]
+        if ambiguous := [line for line in existing if exists(re.split(r"[\s,]+", line, maxsplit=1)[-1])]:
+            raise ValueError(f"{ambiguous[0]!r} and the part after its first blank both exist: {_ADVICE}")
+        return bool(existing)
 
-    def _in_order(self, order: str, first: str) -> LineParser:
+    def _in_order(self, order: str, first_line: str) -> LineParser:
         """Return a parser of plain lines whose fields have this order."""
         roles, is_trial = order.split(), self.kind is TRIALS
         num_blanks = 1 if order == TRAIN.orders[0] else -1  # the path is the rest of the line
-        split = _splitter(first, num_tabs=2 if is_trial else 1, num_blanks=num_blanks)
+        split = _splitter(first_line, num_tabs=2 if is_trial else 1, num_blanks=num_blanks)
 
-        def values(line: str) -> Values:
+        def parse(line: str) -> Values:
             fields = split(line)
             row = dict(zip(roles, fields, strict=False))
             if is_trial:
                 scores = [row.get("score", "0"), *fields[len(roles) :]]
-                return self._whole(row) if all(map(_NUMBER.fullmatch, scores)) else None
-            who, path = row.get(self.kind.columns[0], ""), row.get("path", "")
+                return self._row_values(row) if all(map(_NUMBER.fullmatch, scores)) else None
+            label, path = row.get(self.kind.columns[0], ""), row.get("path", "")
             # The name of a speaker may be a path. A decimal number after a path is a length, not a speaker.
-            is_length = order == TRAIN.orders[1] and re.fullmatch(r"\d*\.\d+", who)
-            is_odd = len(fields) > len(roles) or is_length or (is_audio(who) and not is_audio(path))
-            return None if is_odd else self._whole(row)
+            is_length = order == TRAIN.orders[1] and re.fullmatch(r"\d*\.\d+", label)
+            is_misread = len(fields) > len(roles) or is_length or (is_audio(label) and not is_audio(path))
+            return None if is_misread else self._row_values(row)
 
-        return values
+        return parse
 
-    def _whole(self, row: dict[str, str]) -> Values:
+    def _row_values(self, row: dict[str, str]) -> Values:
         """Return the values of a row, or None if one is missing or `target` is unknown."""
         if "target" in row:
             row["target"] = row["target"].lower()
-        is_whole = all(row.get(each) or each == self.kind.optional for each in self.kind.columns)
-        is_whole = is_whole and row.get("target", "1") in IS_TARGET
-        return [row.get(each, "") for each in self.kind.columns] if is_whole else None
+        is_complete = all(row.get(each) or each == self.kind.optional for each in self.kind.columns)
+        is_complete = is_complete and row.get("target", "1") in IS_TARGET
+        return [row.get(each, "") for each in self.kind.columns] if is_complete else None
 
 
 def is_trial_list(root: Root, name: str) -> bool:
@@ -285,7 +285,7 @@ def is_trial_list(root: Root, name: str) -> bool:
 
 def _roles(column: str) -> list[str]:
     plain = re.sub(r"[\W_]", "", column).lower()
-    return [role for role, names in _NAMES.items() if plain in names.split()]
+    return [role for role, names in _ALIASES.items() if plain in names.split()]
 
 
 def _split(line: str, separator: str | None) -> list[str]:
@@ -300,7 +300,7 @@ def _splitter(first: str, num_tabs: int, num_blanks: int) -> Callable[[str], lis
     if "," in first and len(first.replace(", ", ",").split()) == 1:
         return partial(_split, separator=",")
     if num_tabs == 1 and "," in first.split()[0] and "\t" not in first and len(_split(first, ",")) == 2:
-        raise ValueError(f"{first.strip()!r} can be split at its comma and its blank: {_NAME_COLUMNS}")
+        raise ValueError(f"{first.strip()!r} can be split at its comma and its blank: {_ADVICE}")
     return lambda line: (
         _split(line, "\t") if line.count("\t") >= num_tabs else line.strip().split(maxsplit=num_blanks)
     )
@@ -308,9 +308,9 @@ def _splitter(first: str, num_tabs: int, num_blanks: int) -> Callable[[str], lis
 
 def _of_json(line: str, keys: list[str]) -> list[str]:
     if not isinstance(values := json.loads(line), dict):
-        raise ValueError(f"{line.strip()[:120]!r} is no JSON object in braces, as the first line is")
-    if late := [key for key in values.keys() - set(keys) if _roles(key)]:
-        raise ValueError(f"{late[0]!r} is not in the first line: give it there too, as null if it has none")
+        raise ValueError(f"{line.strip()[:120]!r} is not a JSON object in braces like the first line")
+    if extra := [key for key in values.keys() - set(keys) if _roles(key)]:
+        raise ValueError(f"{extra[0]!r} is not in the first line: give it there too, as null if it has none")
     return ["" if values.get(key) is None else str(values[key]) for key in keys]
 
 
@@ -326,5 +326,5 @@ def _seconds(start: str, stop: str, duration: str) -> tuple[float, float]:
         return begin / SAMPLE_RATE, end / SAMPLE_RATE
     if not duration and "." in start + stop:
         return begin, end
-    how = "add a column duration, in seconds, which they agree with"
-    raise ValueError(f"start {start} and stop {stop} may be seconds or samples: {how}, or leave them out.")
+    advice = "add a column duration, in seconds, that agrees with them"
+    raise ValueError(f"start {start} and stop {stop} may be seconds or samples: {advice}, or leave them out.")

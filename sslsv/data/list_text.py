@@ -32,15 +32,15 @@ def list_blocks(root: Root, name: str) -> Iterator[tuple[int, str]]:
     Text is UTF-8, or the UTF that a byte order mark names; marks are ignored, even inside a joined list.
     Raises FileNotFoundError, and ValueError for an empty list, another encoding or a file that is no text.
     """
-    place = list_location(root, name)
-    filesystem, path = open_filesystem(place)
+    location = list_location(root, name)
+    filesystem, path = open_filesystem(location)
     try:
         file = filesystem.open_input_stream(path, compression=None, buffer_size=2**20)  # bytes per request
     except OSError as error:
         kind = filesystem.get_file_info(path).type
         if kind == fs.FileType.Directory:
             raise ValueError(
-                f"The list {place} is a folder, and no Kaldi folder, which has a wav.scp: "
+                f"The list {location} is a folder, but not a Kaldi folder (it has no wav.scp): "
                 f"`{command_name('prepare_data')} folder` makes lists of a folder of recordings."
             ) from error
         if kind != fs.FileType.NotFound:
@@ -48,15 +48,15 @@ def list_blocks(root: Root, name: str) -> Iterator[tuple[int, str]]:
         is_folder = is_uri(absolute(root)) or os.path.isdir(root)
         folder = root if is_folder else f"{root}, which is not a folder"
         raise FileNotFoundError(
-            f"The list {place} does not exist. Lists are looked up below data.root ({folder}). "
+            f"The list {location} does not exist. Lists are looked up below data.root ({folder}). "
             f"`{command_name('prepare_data')}` makes them: of VoxCeleb, of your recordings, or, with "
             "`demo data/demo`, of made-up voices for configs/demo.yml"
         ) from error
     raw = io.BufferedReader(file, 2**16)
-    top, number, is_empty = raw.peek(2**10), 1, True
-    encoding = next((codec for mark, codec in _MARKS.items() if top.startswith(mark)), "utf-8")
-    if encoding == "utf-8" and b"\0" in top:
-        raise ValueError(f"{place} is no text, or UTF-16 without a byte order mark (iconv -f UTF-16LE).")
+    head, number, is_empty = raw.peek(2**10), 1, True
+    encoding = next((codec for mark, codec in _MARKS.items() if head.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in head:
+        raise ValueError(f"{location} is not text, or UTF-16 without a byte order mark (iconv -f UTF-16LE).")
     with io.TextIOWrapper(raw, encoding=encoding, errors="surrogateescape") as lines:
         while text := lines.read(_BLOCK_CHARACTERS) + lines.readline():
             try:
@@ -65,7 +65,7 @@ def list_blocks(root: Root, name: str) -> Iterator[tuple[int, str]]:
                 number += text.count("\n", 0, error.start)
                 line = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0].strip()
                 raise ValueError(
-                    f"{place}, line {number}: {os.fsencode(line)[:120]!r} is not UTF-8. Write it so (iconv "
+                    f"{location}, line {number}: {os.fsencode(line)[:120]!r} is not UTF-8. Convert it (iconv "
                     "-f LATIN1 -t UTF-8), and rename files with such names too (convmv)."
                 ) from error
             text = text.replace("\ufeff", "")
@@ -74,4 +74,4 @@ def list_blocks(root: Root, name: str) -> Iterator[tuple[int, str]]:
                 yield number, text
             number += text.count("\n")
     if is_empty:
-        raise ValueError(f"The list {place} is empty.")
+        raise ValueError(f"The list {location} is empty.")

@@ -88,10 +88,10 @@ def open_corpus(section: DataConfig, held_out_speakers: int, seed: int) -> tuple
     """
     manifest, held_out = read_train_lists(section.root, section.train_lists), None
     if held_out_speakers and section.held_out_lists:
-        others = read_train_lists(section.root, section.held_out_lists)
-        held_out = hold_out_speakers(others, held_out_speakers, seed)[1]
-        known = set(held_out.paths)
-        kept = [i for i, path in enumerate(manifest.paths) if path not in known]
+        candidates = read_train_lists(section.root, section.held_out_lists)
+        held_out = hold_out_speakers(candidates, held_out_speakers, seed)[1]
+        held_out_paths = set(held_out.paths)
+        kept = [i for i, path in enumerate(manifest.paths) if path not in held_out_paths]
         manifest = manifest.of_utterances(np.array(kept, dtype=np.int64))
     elif held_out_speakers:
         manifest, held_out = hold_out_speakers(manifest, held_out_speakers, seed)
@@ -110,26 +110,26 @@ def read_train_lists(root: Root, lists: tuple[str, ...] | list[str]) -> Manifest
     speaker_of: dict[str, int] = {}  # by path
     ids: dict[str, int] = {}
     notes: list[str] = []
-    known: dict[str, tuple[str, str]] = {}  # speaker -> (first list, folder above the speaker's)
+    origins: dict[str, tuple[str, str]] = {}  # speaker -> (first list, folder above the speaker's)
     for name in lists:
         num_before = len(speaker_of)
-        rows, firsts = Rows(root, name, TRAIN), dict[str, str]()  # speaker -> first path
-        for number, speaker, path in _spelt(root, name, rows):
+        rows, first_paths = Rows(root, name, TRAIN), dict[str, str]()  # speaker -> first path
+        for number, speaker, path in _resolved_rows(root, name, rows):
             if path in speaker_of:
                 raise ValueError(f"{name}, line {number}: {path} is listed twice; remove one of the lines.")
             speaker_of[path] = ids.setdefault(speaker, len(ids))
-            firsts.setdefault(speaker, path)
-        notes += rows.note(f"{len(firsts):,} speakers, {len(speaker_of) - num_before:,} recordings")
-        found = {s: (name, f"/{os.path.dirname(path)}/".split(f"/{s}/")[0]) for s, path in firsts.items()}
-        again = Counter(known[s][0] for s in found if s in known and known[s][1] != found[s][1])
+            first_paths.setdefault(speaker, path)
+        notes += rows.note(f"{len(first_paths):,} speakers, {len(speaker_of) - num_before:,} recordings")
+        new = {s: (name, f"/{os.path.dirname(path)}/".split(f"/{s}/")[0]) for s, path in first_paths.items()}
+        shared = Counter(origins[s][0] for s in new if s in origins and origins[s][1] != new[s][1])
         notes += [
             f"{count:,} speaker(s) are named in both {other} and {name} and taken as the same people: if "
             "they are not, give the ids of one list a prefix"
-            for other, count in again.items()
+            for other, count in shared.items()
         ]
-        known = found | known
-    numbers = np.fromiter(speaker_of.values(), dtype=np.int64)
-    return Manifest(paths=list(speaker_of), speakers=numbers, speaker_names=list(ids), notes=tuple(notes))
+        origins = new | origins
+    speakers = np.fromiter(speaker_of.values(), dtype=np.int64)
+    return Manifest(paths=list(speaker_of), speakers=speakers, speaker_names=list(ids), notes=tuple(notes))
 
 
 def read_trials(root: Root, file: str) -> Trials:
@@ -158,36 +158,36 @@ def find_recordings(target: str, root: Root) -> tuple[list[tuple[str, str]], tup
     A target that does not exist is looked up below `root`. The paths of a file or folder are absolute, the
     paths of a list are as listed. Raises ValueError and FileNotFoundError.
     """
-    place = absolute(target) if os.path.exists(target) else list_location(root, target)
-    if os.path.isfile(place) and is_audio(place):
-        check_names([place])
-        return [("", place)], ()
-    if os.path.isdir(place):
-        (files, others), is_kaldi = find_audio_files(place), bool(kaldi_folder(place))
+    location = absolute(target) if os.path.exists(target) else list_location(root, target)
+    if os.path.isfile(location) and is_audio(location):
+        check_names([location])
+        return [("", location)], ()
+    if os.path.isdir(location):
+        (files, note), is_kaldi = find_audio_files(location), bool(kaldi_folder(location))
         if files and is_kaldi:
             raise ValueError(
                 f"{target} can be read in two ways, as a Kaldi folder and as {len(files):,} recordings: "
                 f"give {target}/wav.scp for the first, and move wav.scp elsewhere for the second."
             )
         if files:
-            return [("", file) for file in files], tuple(others.splitlines())
+            return [("", file) for file in files], tuple(note.splitlines())
         if not is_kaldi:
             raise ValueError(f"{target} holds no audio files, nor a Kaldi folder's wav.scp.")
-    if is_trial_list(root, place):
-        trials = read_trials(root, place)
+    if is_trial_list(root, location):
+        trials = read_trials(root, location)
         return [("", path) for path in trials.paths], trials.notes
-    rows = Rows(root, place, RECORDINGS)
-    found = [(speaker, path) for _, speaker, path in _spelt(root, target, rows)]
-    return found, rows.note(f"{len(found):,} recordings")
+    rows = Rows(root, location, RECORDINGS)
+    recordings = [(speaker, path) for _, speaker, path in _resolved_rows(root, target, rows)]
+    return recordings, rows.note(f"{len(recordings):,} recordings")
 
 
-def _spelt(root: Root, name: str, rows: Rows) -> Iterator[tuple[int, str, str]]:
+def _resolved_rows(root: Root, name: str, rows: Rows) -> Iterator[tuple[int, str, str]]:
     # Yields (line, speaker, path), with slashes for backslashes if only such recordings exist.
-    if not (first := list(islice(rows, _NUM_PROBED))):
-        raise ValueError(f"{name} lists nothing to train on; does a column of sets not say `train`?")
-    spelt = path_resolver(root, name, [path for _, _, path in first])
-    for number, speaker, path in chain(first, rows):
-        yield number, speaker, spelt(path)
+    if not (first_rows := list(islice(rows, _NUM_PROBED))):
+        raise ValueError(f"{name} lists nothing to train on: in a column of sets, the value must be `train`.")
+    resolve = path_resolver(root, name, [path for _, _, path in first_rows])
+    for number, speaker, path in chain(first_rows, rows):
+        yield number, speaker, resolve(path)
 
 
 def hold_out_speakers(manifest: Manifest, num_speakers: int, seed: int) -> tuple[Manifest, Manifest]:
@@ -240,10 +240,10 @@ def make_trials(manifest: Manifest, seed: int, versions: int = 1) -> Trials:
     targets = _target_pairs(rng, utterances, speakers)
     if manifest.num_speakers < 2 or not len(targets):
         raise ValueError(
-            "Trials need at least 2 speakers, one of them with two utterances: the speakers held out are "
-            f"{manifest.num_speakers}, with {len(manifest)} utterances; hold out more, or validate on a list."
+            f"Trials need at least 2 speakers, one of them with two utterances, but {manifest.num_speakers} "
+            f"speakers with {len(manifest)} utterances are held out: hold out more, or validate on a list."
         )
-    nontargets = _all_or_many_pairs(rng, len(speakers), len(targets))
+    nontargets = _draw_pairs(rng, len(speakers), len(targets))
     nontargets = nontargets[speakers[nontargets[:, 0]] != speakers[nontargets[:, 1]]]
     nontargets = rng.permutation(nontargets)[: len(targets)]
     pairs = np.concatenate([targets, nontargets])
@@ -263,21 +263,21 @@ def make_trials(manifest: Manifest, seed: int, versions: int = 1) -> Trials:
 def _target_pairs(rng: np.random.Generator, utterances: Indices, speakers: Indices) -> Indices:
     order = np.argsort(speakers, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(speakers[order])) + 1)
-    share = max(1, -(-_MAX_TARGETS // len(groups)))
-    kept = [np.zeros((0, 2), dtype=np.int64)]
+    limit = max(1, -(-_MAX_TARGETS // len(groups)))
+    chosen = [np.zeros((0, 2), dtype=np.int64)]
     for group in groups:
-        pairs = group[_all_or_many_pairs(rng, len(group), share)]
+        pairs = group[_draw_pairs(rng, len(group), limit)]
         differ = utterances[pairs[:, 0]] != utterances[pairs[:, 1]]
         pairs = pairs[differ] if differ.any() else pairs
-        kept.append(rng.permutation(pairs)[:share].copy())  # without a copy, all pairs would stay in memory
-    return rng.permutation(np.concatenate(kept))[:_MAX_TARGETS]
+        chosen.append(rng.permutation(pairs)[:limit].copy())  # without a copy, all pairs would stay in memory
+    return rng.permutation(np.concatenate(chosen))[:_MAX_TARGETS]
 
 
-def _all_or_many_pairs(rng: np.random.Generator, size: int, wanted: int) -> Indices:
+def _draw_pairs(rng: np.random.Generator, size: int, num_pairs: int) -> Indices:
     # Returns all pairs of different numbers below `size`, or a random sample if there are too many.
     if size <= 2000:
         return np.stack(np.triu_indices(size, k=1), axis=1)
-    pairs = np.unique(np.sort(rng.integers(size, size=(4 * wanted, 2)), axis=1), axis=0)
+    pairs = np.unique(np.sort(rng.integers(size, size=(4 * num_pairs, 2)), axis=1), axis=0)
     return pairs[pairs[:, 0] < pairs[:, 1]]
 
 

@@ -88,41 +88,41 @@ def train_batches(
         runtime_env={"env_vars": _TASK_ENVIRONMENT},
     )
     collate = _Collate(is_pinned)
-    made = views.iter_torch_batches(batch_size=size, prefetch_batches=2, collate_fn=collate, device="cpu")
+    remote = views.iter_torch_batches(batch_size=size, prefetch_batches=2, collate_fn=collate, device="cpu")
 
-    def own() -> Generator[Batch, None, None]:
+    def local_batches() -> Generator[Batch, None, None]:
         maker: ViewMaker = ray.get(reference)
         for first in range(0, total, size):
             yield collate(maker.make_batch({name: rows[name][first : first + size] for name in rows}))
 
     try:
-        yield from _local_until_ready(iter(made), own())
+        yield from _local_until_ready(iter(remote), local_batches())
     except ray.exceptions.RayError as error:
         raise _cause_of(error) from None
 
 
-def _local_until_ready(stream: Any, own: Generator[Batch, None, None]) -> Iterator[Batch]:
-    # Yields batches of `own`, made in this process, until Ray Data (`stream`) delivers its first batch, then
-    # batches of `stream`. `own` stops at that point, because a trainer that waits for data would otherwise
-    # have both make the same batches forever. Closing this generator closes the stream and stops the tasks.
-    first = Future[Any]()
+def _local_until_ready(stream: Any, local: Generator[Batch, None, None]) -> Iterator[Batch]:
+    # Yields batches of `local`, made here, until Ray Data (`stream`) delivers its first batch, then
+    # batches of `stream`. `local` stops then, because a trainer that waits for data would otherwise have both
+    # make the same batches forever. Closing this generator closes the stream and stops the tasks.
+    first_batch = Future[Any]()
 
     def fetch() -> None:
         try:
-            first.set_result(next(stream))
+            first_batch.set_result(next(stream))
         except BaseException as error:  # Any error is raised where the batch is used.
-            first.set_exception(error)
+            first_batch.set_exception(error)
 
     threading.Thread(target=fetch, daemon=True).start()
     try:
-        for count, batch in enumerate(own, start=1):
+        for count, batch in enumerate(local, start=1):
             yield batch
-            if first.done():
-                own.close()  # frees its decoded noises and rirs
-                yield from itertools.islice(itertools.chain([first.result()], stream), count, None)
+            if first_batch.done():
+                local.close()  # frees its decoded noises and rirs
+                yield from itertools.islice(itertools.chain([first_batch.result()], stream), count, None)
     finally:
         with contextlib.suppress(Exception):
-            first.result(timeout=30)  # a stream that is still starting can't be closed
+            first_batch.result(timeout=30)  # a stream that is still starting can't be closed
             stream.close()
 
 
@@ -145,8 +145,8 @@ def share(maker: ViewMaker) -> "ray.ObjectRef[ViewMaker]":
     if distributed.world_size() == 1:
         return ray.put(maker)
     # Only Ray's own pickler can pickle references.
-    text = ray.cloudpickle.dumps(ray.put(maker)) if distributed.is_main() else b""  # type: ignore[no-untyped-call]
-    reference: ray.ObjectRef[ViewMaker] = ray.cloudpickle.loads(distributed.broadcast_object(text))
+    pickled = ray.cloudpickle.dumps(ray.put(maker)) if distributed.is_main() else b""  # type: ignore[no-untyped-call]
+    reference: ray.ObjectRef[ViewMaker] = ray.cloudpickle.loads(distributed.broadcast_object(pickled))
     return reference
 
 

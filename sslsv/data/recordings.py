@@ -78,9 +78,9 @@ class Recordings:
 
     def find(self, folder: str) -> list[str]:
         """Return the names of all recordings below a folder, in the order of their bytes; possibly empty."""
-        place = self.location(folder)
-        found = find_audio_files(place)[0] if os.path.isdir(place) else []
-        names = [os.path.join(folder, os.path.relpath(path, place)) for path in found]
+        location = self.location(folder)
+        paths = find_audio_files(location)[0] if os.path.isdir(location) else []
+        names = [os.path.join(folder, os.path.relpath(path, location)) for path in paths]
         return sorted(names, key=os.fsencode)
 
     def has(self, name: str) -> bool:
@@ -96,16 +96,16 @@ class Recordings:
 
     def sizes(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the size (N,) of each file in bytes, -1 if it is missing."""
-        found = np.full(len(names), -1, dtype=np.int64)
+        sizes = np.full(len(names), -1, dtype=np.int64)
 
         def look(first: int) -> None:
             for i in range(first, len(names), _AT_ONCE):
                 with contextlib.suppress(OSError):
-                    found[i] = os.stat(self._file(names[i])).st_size
+                    sizes[i] = os.stat(self._file(names[i])).st_size
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(look, range(_AT_ONCE)))
-        return found
+        return sizes
 
     def fingerprints(self, names: Sequence[str]) -> list[str]:
         """Return a digest of the size and three pieces of each recording, "" if it can't be read."""
@@ -123,8 +123,8 @@ class Recordings:
     def _pieces(self, name: str) -> list[bytes]:
         with open(self._file(name), "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            places = (0, size // 2, max(0, size - _PIECE_BYTES))
-            return [str(size).encode(), *(os.pread(file.fileno(), _PIECE_BYTES, place) for place in places)]
+            starts = (0, size // 2, max(0, size - _PIECE_BYTES))
+            return [str(size).encode(), *(os.pread(file.fileno(), _PIECE_BYTES, start) for start in starts)]
 
 
 def open_recordings(root: str | os.PathLike[str]) -> Recordings:
@@ -132,11 +132,11 @@ def open_recordings(root: str | os.PathLike[str]) -> Recordings:
 
     Raises ValueError for a damaged packed folder, FileNotFoundError for a URI without a packed folder.
     """
-    place = absolute(root)
-    if is_uri(place):
-        return _packed(place, 0)
-    index = os.path.join(place, INDEX)
-    return _packed(place, os.stat(index).st_mtime_ns) if os.path.isfile(index) else Recordings(place)
+    location = absolute(root)
+    if is_uri(location):
+        return _packed(location, 0)
+    index = os.path.join(location, INDEX)
+    return _packed(location, os.stat(index).st_mtime_ns) if os.path.isfile(index) else Recordings(location)
 
 
 class Packed(Recordings):
@@ -144,17 +144,17 @@ class Packed(Recordings):
 
     def __init__(self, root: str) -> None:
         super().__init__(root)
-        filesystem, place = open_filesystem(root)
+        filesystem, path = open_filesystem(root)
         try:
-            status = filesystem.get_file_info(f"{place}/{INDEX}")
-            table = parquet.read_table(f"{place}/{INDEX}", filesystem=filesystem)
+            status = filesystem.get_file_info(f"{path}/{INDEX}")
+            table = parquet.read_table(f"{path}/{INDEX}", filesystem=filesystem)
             self.facts: dict[str, Any] = json.loads((table.schema.metadata or {})[METADATA_KEY])
             names, errors = table["name"].to_pylist(), table["error"].to_pylist()
             columns = (table[name].to_numpy() for name in ("shard", "first_sample", "num_samples"))
             self._shards, self._starts, self._lengths = columns
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{root} is no packed folder: it has no {INDEX}. Only packed folders are read from object "
+                f"{root} is not a packed folder: it has no {INDEX}. Only packed folders are read from object "
                 f"storage: `{command_name('prepare_data')} pack FOLDER --out PACKED`, then copy PACKED there."
             ) from error
         except (pa.ArrowException, KeyError, ValueError) as error:
@@ -165,13 +165,13 @@ class Packed(Recordings):
         # An array, not a list, so that other processes get a million names through shared memory.
         self._names = np.array(names, dtype=np.bytes_)
         # The recordings that were unreadable when they were packed, and why.
-        self.errors = {os.fsdecode(name): why for name, why in zip(names, errors, strict=True) if why}
-        sizes = {info.base_name: info.size for info in filesystem.get_file_info(fs.FileSelector(place))}
+        self.errors = {os.fsdecode(name): cause for name, cause in zip(names, errors, strict=True) if cause}
+        sizes = {info.base_name: info.size for info in filesystem.get_file_info(fs.FileSelector(path))}
         for shard in self.facts["shards"]:
-            size, wanted = sizes.get(shard["file"], 0), 2 * shard["num_samples"]
-            if size != wanted:
+            size, expected = sizes.get(shard["file"], 0), 2 * shard["num_samples"]
+            if size != expected:
                 raise ValueError(
-                    f"{root}/{shard['file']} has {size} bytes, but the index says {wanted} bytes: copy it "
+                    f"{root}/{shard['file']} has {size} bytes, but the index says {expected} bytes: copy it "
                     "again, or delete the folder and pack again."
                 )
         self._open_shards: dict[int, Any] = {}
@@ -200,8 +200,8 @@ class Packed(Recordings):
     def _pieces(self, name: str) -> list[bytes]:
         with self.open(name) as recording:
             size, count = recording.num_samples, min(recording.num_samples, _PIECE_BYTES // 2)
-            places = (0, (size - count) // 2, size - count)
-            pieces = [recording.read_int16(place, count).tobytes() for place in places]
+            starts = (0, (size - count) // 2, size - count)
+            pieces = [recording.read_int16(start, count).tobytes() for start in starts]
             return [str(size).encode(), *pieces]
 
     def find(self, folder: str) -> list[str]:
@@ -219,11 +219,11 @@ class Packed(Recordings):
 
     def _open_shard(self, number: int) -> Any:
         if number not in self._open_shards:
-            place = below(self.root, self.facts["shards"][number]["file"])
-            filesystem, path = open_filesystem(place)
+            location = below(self.root, self.facts["shards"][number]["file"])
+            filesystem, path = open_filesystem(location)
             self._open_shards[number] = (
                 filesystem.open_input_file(path)
-                if is_uri(place)
+                if is_uri(location)
                 else np.memmap(path, dtype=np.int16, mode="r").view(np.ndarray)
             )
         return self._open_shards[number]
@@ -233,7 +233,7 @@ class Segment(Recording):
     """Read a part of a recording, from `start` to `stop` in seconds; `stop` None means the end."""
 
     def __init__(self, whole: Recording, start: float, stop: float | None) -> None:
-        self.path, self._whole, self._first = whole.path, whole, round(start * SAMPLE_RATE)
+        self.path, self._recording, self._first = whole.path, whole, round(start * SAMPLE_RATE)
         last = whole.num_samples if stop is None else round(stop * SAMPLE_RATE)
         self.num_samples = min(last, whole.num_samples) - self._first
         if self.num_samples <= 0:
@@ -241,10 +241,10 @@ class Segment(Recording):
             raise AudioError(f"{self.path} ends before its segment begins, at {start:g} s.")
 
     def close(self) -> None:
-        self._whole.close()
+        self._recording.close()
 
     def _read(self, start: int, count: int) -> Samples:
-        return self._whole.read_int16(self._first + start, count)
+        return self._recording.read_int16(self._first + start, count)
 
 
 def segment_name(name: str, start: float, stop: float) -> str:
@@ -255,8 +255,10 @@ def segment_name(name: str, start: float, stop: float) -> str:
 
 def split_segment(name: str) -> tuple[str, tuple[float, float | None] | None]:
     """Split a name into the file and, for a segment, its (start, stop or None) in seconds, else None."""
-    found = _SEGMENT.fullmatch(name) if "#t=" in name else None
-    return (found[1], (float(found[2]), float(found[3]) if found[3] else None)) if found else (name, None)
+    match = _SEGMENT.fullmatch(name) if "#t=" in name else None
+    if match is None:
+        return name, None
+    return match[1], (float(match[2]), float(match[3]) if match[3] else None)
 
 
 class _PackedRecording(Recording):

@@ -29,9 +29,9 @@ def _rising(ends: Any) -> Any:
 
 
 def _small_fraction(speed: float) -> float:
-    near = Fraction(speed).limit_denominator(MAX_SPEED_DENOMINATOR)
-    most = f"a denominator of at most {MAX_SPEED_DENOMINATOR}"
-    refuse_if(float(near) != speed, f"it is {speed}: no fraction with {most}; the nearest is {float(near)!r}")
+    nearest = float(Fraction(speed).limit_denominator(MAX_SPEED_DENOMINATOR))
+    limit = f"a denominator of at most {MAX_SPEED_DENOMINATOR}"
+    refuse_if(nearest != speed, f"it is {speed}: not a fraction with {limit}; the nearest is {nearest!r}")
     return speed
 
 
@@ -60,7 +60,7 @@ def channel_of(augment: Sequence[Any]) -> tuple[Any, ...]:
     If training has noises of the kind "noise", only these are added, at an SNR of 5 to 15 dB, because babble
     would add other voices. The level changes by -15 to 0 dB.
     """
-    flat = [one for each in augment for one in (each.choices if each.name == "one_of" else [each])]
+    flat = [item for each in augment for item in (each.choices if each.name == "one_of" else [each])]
     by_name = {each.name: replace(each, probability=1.0) for each in reversed(flat)}
     if (noise := by_name.get("noise")) and "noise" in noise.kinds:
         by_name["noise"] = replace(noise, kinds=("noise",), snr_db=(5.0, 15.0))

@@ -59,6 +59,6 @@ def _phases(up: int, down: int) -> tuple[npt.NDArray[np.float32], int]:
     reach = -(-half // up)
     column = np.arange(num_groups * up)
     row = np.arange(num_groups * down + 2 * reach)[:, None]
-    place = column * down - (row - reach) * up + half
-    is_inside = (place >= 0) & (place < len(taps))
-    return np.where(is_inside, taps[np.clip(place, 0, len(taps) - 1)], np.float32(0)), reach
+    tap = column * down - (row - reach) * up + half
+    is_inside = (tap >= 0) & (tap < len(taps))
+    return np.where(is_inside, taps[np.clip(tap, 0, len(taps) - 1)], np.float32(0)), reach

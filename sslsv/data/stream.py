@@ -32,9 +32,9 @@ class Plan:
         The three columns (steps * batch_size,) are `sample` (k in the run), `epoch` and `utterance`.
         """
         samples = np.arange(first_step * self.batch_size, last_step * self.batch_size, dtype=np.int64)
-        epochs, places = np.divmod(samples, self.steps_per_epoch * self.batch_size)
-        numbers, starts = np.unique(epochs, return_index=True)
-        parts = zip(numbers.tolist(), np.split(places, starts[1:]), strict=False)
+        epochs, positions = np.divmod(samples, self.steps_per_epoch * self.batch_size)
+        distinct, starts = np.unique(epochs, return_index=True)
+        parts = zip(distinct.tolist(), np.split(positions, starts[1:]), strict=False)
         utterances = [np.zeros(0, dtype=np.int64), *(self._epoch(epoch)[part] for epoch, part in parts)]
         return {"sample": samples, "epoch": epochs, "utterance": np.concatenate(utterances)}
 

@@ -82,13 +82,13 @@ class ViewMaker:
         AudioError after 20 replacements in a row.
         """
         sources = list(zip(rows["epoch"].tolist(), rows["utterance"].tolist(), strict=True))
-        crops, heard = zip(*(self._read_crops(*source) for source in sources), strict=True)
-        batch: dict[str, npt.NDArray[np.generic]] = {"sample": rows["sample"], "utterance": np.array(heard)}
-        bad = np.where(batch["utterance"] == rows["utterance"], -1, rows["utterance"])
+        crops, chosen = zip(*(self._read_crops(*source) for source in sources), strict=True)
+        batch: dict[str, npt.NDArray[np.generic]] = {"sample": rows["sample"], "utterance": np.array(chosen)}
+        bad_utterances = np.where(batch["utterance"] == rows["utterance"], -1, rows["utterance"])
         bad_files = np.full(len(sources), -1, dtype=np.int64)
         for name, group, num_samples, is_clean in self.view_groups:
-            of_group = [of_sample[view] for of_sample in crops for view in group]
-            views = np.array(of_group, dtype=np.int16).reshape(-1, num_samples)
+            group_crops = [sample_crops[view] for sample_crops in crops for view in group]
+            views = np.array(group_crops, dtype=np.int16).reshape(-1, num_samples)
             batch[name] = views.reshape(len(sources), len(group), num_samples)
             if is_clean:
                 continue
@@ -101,7 +101,7 @@ class ViewMaker:
         if self.needs_labels:
             numbers = [self._speed_number(epoch, utterance) for epoch, utterance in sources]
             batch["speaker"] = self._speakers[batch["utterance"]] + self._class_step * np.array(numbers)
-        return batch | {"bad_utterance": bad, "bad_bank_file": bad_files}
+        return batch | {"bad_utterance": bad_utterances, "bad_bank_file": bad_files}
 
     def explain(self, kind: Literal["utterances", "bank_files"], number: int) -> tuple[str, str]:
         """Read an unreadable utterance or bank file again; return its path and why it can't be read."""
@@ -125,8 +125,8 @@ class ViewMaker:
         draws = partial(self._streams.draws, epoch, utterance)
         speed = self.speeds[self._speed_number(epoch, utterance)]
         # Every view draws a position, even a clean view that reuses another's, so later draws don't shift.
-        places, replacements = draws("sample crops"), draws("sample replacement")
-        order, *fractions = [places.fraction() for _ in range(1 + self._num_views)]
+        crop_rng, replacement_rng = draws("sample crops"), draws("sample replacement")
+        order, *fractions = [crop_rng.fraction() for _ in range(1 + self._num_views)]
         chosen, reasons = utterance, list[str]()
         for _ in range(_TRIES + 1):
             try:
@@ -135,7 +135,7 @@ class ViewMaker:
                     return self._cut(recording, fractions, order), chosen
             except AudioError as error:
                 reasons.append(str(error))
-            chosen = replacements.below(len(self._names))
+            chosen = replacement_rng.below(len(self._names))
         raise AudioError(f"{len(reasons)} recordings in a row cannot be read; the first: {reasons[0]}")
 
     def _speed_number(self, epoch: int, utterance: int) -> int:
@@ -149,11 +149,11 @@ class ViewMaker:
         # Returns the crops of all views, in the order of their numbers.
         crops: list[Samples] = []
         for views, length in self._places:
-            places = fractions[views.start : views.stop]
+            view_fractions = fractions[views.start : views.stop]
             if self.crops_are_disjoint:
-                starts = disjoint_starts(recording.num_samples, length, places, order)
+                starts = disjoint_starts(recording.num_samples, length, view_fractions, order)
             else:
-                starts = crop_starts(recording.num_samples, length, places)
+                starts = crop_starts(recording.num_samples, length, view_fractions)
             crops += [recording.read_int16(start, length) for start in starts]
         return crops
 

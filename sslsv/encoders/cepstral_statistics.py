@@ -39,8 +39,8 @@ class CepstralStatistics(SpectrogramEncoder):
         def __post_init__(self) -> None:
             refuse_if(
                 self.num_cepstra > self.features.num_mels,
-                f"num_cepstra is {self.num_cepstra}, but {self.features.num_mels} mel bands give no more "
-                "than as many cepstra; lower it, or raise features.num_mels",
+                f"num_cepstra is {self.num_cepstra}, but {self.features.num_mels} mel bands give at "
+                f"most {self.features.num_mels} cepstra; lower it, or raise features.num_mels",
             )
 
     dct: Tensor

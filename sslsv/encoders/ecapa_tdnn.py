@@ -170,7 +170,7 @@ class ECAPATDNN(SpectrogramEncoder):
         channels, num_mels, _ = weights["stem.0.conv.weight"].shape
         wide = len(weights["aggregation.conv.weight"])
         attention = weights["pooling.hidden.weight"]
-        found = {
+        settings = {
             "features": {"num_mels": num_mels},
             "channels": channels,
             "aggregation_channels": wide,
@@ -179,7 +179,7 @@ class ECAPATDNN(SpectrogramEncoder):
             "has_global_context": attention.shape[1] > wide,
             "embedding_batchnorm": "head_norm.weight" in weights,
         }
-        return [found]
+        return [settings]
 
     def frames(self, waveforms: Tensor) -> Tensor:
         x = self.stem(self.features(waveforms))

@@ -121,19 +121,19 @@ class ERes2NetV2(SpectrogramEncoder):
 
     @classmethod
     def possible_settings(cls, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-        width, part = len(weights["stem.0.weight"]), len(weights["stages.0.0.convs.0.weight"])
+        width, part_width = len(weights["stem.0.weight"]), len(weights["stages.0.0.convs.0.weight"])
         expansion = len(weights["stages.0.0.conv_out.weight"]) // width
-        found = {
+        settings = {
             "features": {"num_mels": weights["head.weight"].shape[1] // (2 * 8 * width * expansion) * 8},
             "width": width,
-            "scale": len(weights["stages.0.0.conv_in.weight"]) // part,
+            "scale": len(weights["stages.0.0.conv_in.weight"]) // part_width,
             "expansion": expansion,
             "embedding_dim": len(weights["head.weight"]),
         }
         # Several base widths can give the same first stage, so compare the last stage.
-        lowest, last = math.ceil(64 * part / width), len(weights["stages.3.0.convs.0.weight"])
-        fitting = [base for base in range(lowest, lowest + 64) if 8 * width * base // 64 == last]
-        return [found | {"base_width": base} for base in fitting[:1]]
+        lowest, last_width = math.ceil(64 * part_width / width), len(weights["stages.3.0.convs.0.weight"])
+        fitting = [base for base in range(lowest, lowest + 64) if 8 * width * base // 64 == last_width]
+        return [settings | {"base_width": base} for base in fitting[:1]]
 
     def frames(self, waveforms: Tensor) -> Tensor:
         """Return frames (B, C * F, L) of waveforms (B, T), C channels at F frequencies, every 80 ms."""

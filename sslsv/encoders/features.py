@@ -72,8 +72,8 @@ class Spectrogram(nn.Module):
         with torch.autocast(waveform.device.type, enabled=False):
             # On CPUs, spectra of a few seconds fit into the cache: 2.5 times faster than the batch at once.
             seconds = 8 if waveform.device.type == "cpu" else 1024
-            rows = max(1, seconds * SAMPLE_RATE // waveform.shape[1])
-            energies = torch.cat([self._energies(chunk) for chunk in torch.split(waveform, rows)])
+            num_rows = max(1, seconds * SAMPLE_RATE // waveform.shape[1])
+            energies = torch.cat([self._energies(chunk) for chunk in torch.split(waveform, num_rows)])
             return self.normalized_log(energies).mT.contiguous()
 
     def _energies(self, waveform: Tensor) -> Tensor:

@@ -42,8 +42,8 @@ class Features:
     def __post_init__(self) -> None:
         refuse_if(
             self.low_hz >= self.high_hz,
-            f"low_hz is {self.low_hz:g} and high_hz {self.high_hz:g}: the bands lie between, so give a lower "
-            "low_hz",
+            f"low_hz is {self.low_hz:g} and high_hz {self.high_hz:g}: the bands lie between them, so give a "
+            "lower low_hz",
         )
 
 

@@ -50,11 +50,11 @@ def renamed(names: Iterable[str], rules: Names) -> dict[str, str]:
         theirs, ours = rule.split("=")
         start = "^" if theirs.startswith("^") else r"(?:^|(?<=\.))"
         pattern = start + re.escape(theirs.removeprefix("^")).replace(r"\*", r"(\d+)") + r"(?=\.|$)"
-        found = {old: match for old, name in result.items() if (match := re.search(pattern, name))}
-        matches = {match[0] for match in found.values()}
-        in_order = sorted(matches, key=lambda text: [int(number) for number in re.findall(r"\d+", text)])
-        for old, match in found.items():
-            new = ours.replace("#", str(in_order.index(match[0])))
+        matches = {old: match for old, name in result.items() if (match := re.search(pattern, name))}
+        texts = {match[0] for match in matches.values()}
+        sorted_texts = sorted(texts, key=lambda text: [int(number) for number in re.findall(r"\d+", text)])
+        for old, match in matches.items():
+            new = ours.replace("#", str(sorted_texts.index(match[0])))
             for number in match.groups():
                 new = new.replace("*", number, 1)
             result[old] = new and result[old][: match.start()] + new + result[old][match.end() :]
@@ -66,27 +66,27 @@ def find_encoders(tensors: Mapping[str, Tensor], peer: str, kinds: Iterable[Any]
 
     `kinds` are encoder classes. If there is none, raises NoEncoderError with the reason of the closest match.
     """
-    found: dict[str, Found] = {}
-    reason = NoEncoderError("no tensor has the name of one of its layers")
+    encoders: dict[str, Found] = {}
+    reason = NoEncoderError("no tensor has the name of one of their layers")
     # If the network is part of another one, the names of its tensors share a prefix.
-    parts = [name.split(".") for name in tensors]
-    prefixes = {"".join(f"{part}." for part in name[:i]) for name in parts for i in range(len(name))}
+    split_names = [name.split(".") for name in tensors]
+    prefixes = {"".join(f"{part}." for part in name[:i]) for name in split_names for i in range(len(name))}
     for prefix in sorted(prefixes):
-        part = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        for kind in kinds if len(part) >= _FEWEST_TENSORS else ():
-            weights = {name: part[old] for old, name in renamed(part, kind.peer_names[peer]).items()}
+        subset = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        for kind in kinds if len(subset) >= _FEWEST_TENSORS else ():
+            weights = {name: subset[old] for old, name in renamed(subset, kind.peer_names[peer]).items()}
             features = dict(_DISTILLED if is_distilled(peer, prefix) else FEATURES[peer])
-            if _UPSTREAM_WINDOW in part:
-                features["window"] = "hann" if part[_UPSTREAM_WINDOW][0] < 0.01 else "hamming"
-            for settings in _possible(kind, weights):
+            if _UPSTREAM_WINDOW in subset:
+                features["window"] = "hann" if subset[_UPSTREAM_WINDOW][0] < 0.01 else "hamming"
+            for settings in _possible_settings(kind, weights):
                 settings |= {"name": kind.Config().name, "features": features | settings["features"]}
                 try:
-                    found[prefix] = Found(settings, _fitted(weights, kind, settings))
+                    encoders[prefix] = Found(settings, _fitted(weights, kind, settings))
                 except NoEncoderError as error:
                     reason = max(reason, error, key=lambda each: each.num_known)
-    if not found:
+    if not encoders:
         raise reason
-    return found
+    return encoders
 
 
 def is_distilled(peer: str, prefix: str) -> bool:
@@ -94,7 +94,7 @@ def is_distilled(peer: str, prefix: str) -> bool:
     return peer == "3dspeaker" and not {"student", "teacher"}.isdisjoint(prefix.split("."))
 
 
-def _possible(kind: Any, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+def _possible_settings(kind: Any, weights: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     try:
         return kind.possible_settings(weights)  # type: ignore[no-any-return]
     except (KeyError, IndexError, ValueError, ZeroDivisionError):  # The weights are of another encoder.
@@ -106,18 +106,18 @@ def _fitted(weights: Mapping[str, Tensor], kind: Any, settings: dict[str, Any]) 
     try:
         expected = kind(build(kind.Config, settings)).state_dict()
     except ValueError as error:
-        raise NoEncoderError(f"of {name} it has no size that can be built ({error})") from error
-    known = [key for key in expected if key in weights]
+        raise NoEncoderError(f"it has a size that {name} cannot have ({error})") from error
+    present = [key for key in expected if key in weights]
     missing = [key for key in expected if key not in weights and not key.endswith(_COUNTER)]
     if missing:
-        raise NoEncoderError(f"of {name} it lacks {len(missing)} tensors, such as {missing[0]}", len(known))
+        raise NoEncoderError(f"it lacks {len(missing)} tensors of {name}, such as {missing[0]}", len(present))
     if extra := [key for key in weights if key not in expected]:
-        raise NoEncoderError(f"of {name} it has {extra[0]}, which that encoder lacks", len(known))
+        raise NoEncoderError(f"it has {extra[0]}, which {name} lacks", len(present))
     result = dict(expected)
-    for key in known:
+    for key in present:
         # Linear layers and convolutions over one frame differ only in axes of size 1.
         if weights[key].squeeze().shape != expected[key].squeeze().shape:
             shapes = f"{tuple(weights[key].shape)}, not {tuple(expected[key].shape)}"
-            raise NoEncoderError(f"of {name} it has {key} in the shape {shapes}", len(known))
+            raise NoEncoderError(f"its {key} has the shape {shapes} as in {name}", len(present))
         result[key] = weights[key].reshape(expected[key].shape).to(expected[key].dtype)
     return result

@@ -141,8 +141,8 @@ def with_context(layer: nn.Conv1d, x: Tensor, context: Tensor | None) -> Tensor:
     """
     if context is None:
         return layer(x)  # type: ignore[no-any-return]
-    of_frames, of_context = torch.split(layer.weight, [x.shape[1], context.shape[1]], 1)
-    return F.conv1d(x, of_frames) + F.conv1d(context, of_context, layer.bias)
+    frame_weight, context_weight = torch.split(layer.weight, [x.shape[1], context.shape[1]], 1)
+    return F.conv1d(x, frame_weight) + F.conv1d(context, context_weight, layer.bias)
 
 
 POOLINGS: dict[str, Callable[[int, int], MeanPooling]] = {

@@ -77,36 +77,36 @@ def trunk_weights(given: Mapping[str, Tensor], trunk: nn.Module, is_cut: bool = 
     Heads of other tasks are dropped and, if the trunk `is_cut`, the layers that the trunk lacks. Raises
     ValueError, whose text continues a sentence that begins with the file, for weights of another model.
     """
-    wanted = {
+    expected = {
         re.sub(_ADAPTED, r".\1", name): tensor
         for name, tensor in trunk.state_dict().items()
         if not re.search(_ADAPTER, name)
     }
-    found: dict[str, Tensor] = {}
+    converted: dict[str, Tensor] = {}
     for name, tensor in given.items():
         for pattern, replacement in _RENAMED:
             name = re.sub(pattern, replacement, name)
-        found[name] = tensor
-    for name in wanted:  # torchaudio's WavLM has one matrix for queries, keys and values.
-        if name not in found and ".attention.attention." in name:
+        converted[name] = tensor
+    for name in expected:  # torchaudio's WavLM has one matrix for queries, keys and values.
+        if name not in converted and ".attention.attention." in name:
             parts = [name.replace("attention.attention.", "attention.")]
             if "in_proj_" in name:
                 parts = [parts[0].replace("in_proj_", f"{letter}_proj.") for letter in "qkv"]
-            if all(part in found for part in parts):
-                found[name] = torch.cat([found.pop(part) for part in parts])
-    missing = [name for name in wanted if name not in found]
+            if all(part in converted for part in parts):
+                converted[name] = torch.cat([converted.pop(part) for part in parts])
+    missing = [name for name in expected if name not in converted]
     if missing:
-        raise ValueError(f"lacks {len(missing)} of {len(wanted)} tensors, such as {missing[0]}")
-    depth = len({name.split(".")[3] for name in wanted if name.startswith(_LAYERS)})
-    for name in found:
+        raise ValueError(f"lacks {len(missing)} of {len(expected)} tensors, such as {missing[0]}")
+    depth = len({name.split(".")[3] for name in expected if name.startswith(_LAYERS)})
+    for name in converted:
         is_above = is_cut and name.startswith(_LAYERS) and int(name.split(".")[3]) >= depth
-        if name not in wanted and name.startswith(("encoder.", "feature_extractor.")) and not is_above:
+        if name not in expected and name.startswith(("encoder.", "feature_extractor.")) and not is_above:
             raise ValueError(f"has {name}, which the trunk lacks")
-    for name, tensor in wanted.items():
-        if found[name].shape != tensor.shape:
-            shapes = tuple(found[name].shape), tuple(tensor.shape)
+    for name, tensor in expected.items():
+        if converted[name].shape != tensor.shape:
+            shapes = tuple(converted[name].shape), tuple(tensor.shape)
             raise ValueError(f"has {name} in the shape {shapes[0]}, not {shapes[1]}")
-    return {name: found[name] for name in wanted}
+    return {name: converted[name] for name in expected}
 
 
 class Adapter(nn.Module):
@@ -126,8 +126,8 @@ class Adapter(nn.Module):
 def projections(attention: nn.Module) -> list[tuple[nn.Module, str]]:
     """Return (module, parameter name) of the matrices of queries, keys, values and outputs."""
     modules = dict(attention.named_modules())
-    whole = [(each, "in_proj_weight") for each in modules.values() if isinstance(each, nn.MultiheadAttention)]
-    return [*whole, *[(each, "weight") for name, each in modules.items() if name.endswith("_proj")]]
+    joint = [(each, "in_proj_weight") for each in modules.values() if isinstance(each, nn.MultiheadAttention)]
+    return [*joint, *[(each, "weight") for name, each in modules.items() if name.endswith("_proj")]]
 
 
 def _adopt_plain(trunk: nn.Module, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
@@ -222,7 +222,7 @@ class SpeechTransformer(Encoder):
             refuse_if(
                 self.weights is not None and self.init is not None,
                 "weights and init both name a file, but an encoder starts from one: set weights to null to "
-                "go on from a trained encoder",
+                "continue from a trained encoder",
             )
             refuse_if(
                 self.weights is not None and self.frozen,
@@ -242,16 +242,16 @@ class SpeechTransformer(Encoder):
 
         def source(self) -> str | None:
             """Return the run or file of initial weights, or None; raises ValueError for fixed random ones."""
-            found = self.init or self.weights
+            source = self.init or self.weights
             for key in ("frozen", "trunk_frozen", "front_frozen", "lora_rank"):
-                given, off = getattr(self, key), "0" if key == "lora_rank" else "false"
+                value, off = getattr(self, key), "0" if key == "lora_rank" else "false"
                 refuse_if(
-                    found is None and bool(given),
-                    f"encoder.{key} is {str(given).lower()}, but random weights would stay as they are, "
+                    source is None and bool(value),
+                    f"encoder.{key} is {str(value).lower()}, but random weights would stay as they are, "
                     "because neither encoder.weights nor encoder.init is given; give one, or set "
                     f"encoder.{key} to {off}",
                 )
-            return found
+            return source
 
     pooling_modules = ("pooling",)
     training_settings = (
@@ -312,8 +312,8 @@ class SpeechTransformer(Encoder):
             return scale
         depth = self.layer_weights.shape[1] - 1
         layer = re.match(rf"trunk\.{re.escape(_LAYERS)}(\d+)\.", parameter)
-        below = depth if layer is None else depth - 1 - int(layer[1])  # number of layers above it
-        return scale * float(self.config.trunk_rate_scale * self.config.layer_rate_factor**below)
+        num_above = depth if layer is None else depth - 1 - int(layer[1])  # number of layers above it
+        return scale * float(self.config.trunk_rate_scale * self.config.layer_rate_factor**num_above)
 
     def merge(self) -> None:
         """Merge the adapters into the matrices that they modify."""

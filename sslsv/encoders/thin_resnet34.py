@@ -80,13 +80,13 @@ class _GatedResidual(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         y, out, mean, hidden, gates, squeeze, excite = ctx.saved_tensors
         gradient = torch.ops.aten.threshold_backward(gradient, out, 0)
-        of_gates = _sum_of_map(gradient * y).to(gates.dtype)
-        of_excite = of_gates * gates * (1 - gates)
-        of_squeeze = torch.ops.aten.threshold_backward(of_excite @ excite, hidden, 0)
-        of_mean = (of_squeeze @ squeeze) / (y.shape[2] * y.shape[3])
-        of_y = torch.addcmul(_over_map(of_mean, y), gradient, _over_map(gates, y))
-        of_weights = (of_squeeze.T @ mean, of_squeeze.sum(0), of_excite.T @ hidden, of_excite.sum(0))
-        return of_y, gradient, *of_weights
+        gates_grad = _sum_of_map(gradient * y).to(gates.dtype)
+        logits_grad = gates_grad * gates * (1 - gates)
+        hidden_grad = torch.ops.aten.threshold_backward(logits_grad @ excite, hidden, 0)
+        mean_grad = (hidden_grad @ squeeze) / (y.shape[2] * y.shape[3])
+        y_grad = torch.addcmul(_over_map(mean_grad, y), gradient, _over_map(gates, y))
+        weight_grads = (hidden_grad.T @ mean, hidden_grad.sum(0), logits_grad.T @ hidden, logits_grad.sum(0))
+        return y_grad, gradient, *weight_grads
 
 
 def _sum_of_map(x: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ class Parser(argparse.ArgumentParser):
 
 def known_runs() -> str:
     """Return a sentence that lists the runs with checkpoints below runs/."""
-    found = sorted({str(file.parent.parent) for file in Path("runs").glob("*/checkpoints/*.pt")})
-    return f"Runs here: {', '.join(found)}." if found else "There is no run below runs/ yet."
+    runs = sorted({str(file.parent.parent) for file in Path("runs").glob("*/checkpoints/*.pt")})
+    return f"Runs here: {', '.join(runs)}." if runs else "There is no run below runs/ yet."
 
 
 def encoder_parser(command: str, about: str, *, has_workers: bool = False, embeds: bool = True) -> Parser:
@@ -34,14 +34,14 @@ def encoder_parser(command: str, about: str, *, has_workers: bool = False, embed
     add = parser.add_argument
     add("run", help="a run folder, such as runs/simclr, or a checkpoint file")
     if embeds:
-        told = "a further run, whose cosines are averaged with those of the first; may be repeated"
-        add("--with", dest="others", action="append", metavar="RUN", help=told)
+        help_text = "a further run, whose cosines are averaged with those of the first; may be repeated"
+        add("--with", dest="others", action="append", metavar="RUN", help=help_text)
         add("--precision", choices=["fp32", "bf16", "fp16"], help="arithmetic (default: as trained)")
         add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     add("--checkpoint", default="best", help="best (default), last, average, or a file name")
     if has_workers:
-        told = "processes that embed (default: one; for many files one per GPU or CPU of the cluster)"
-        add("--workers", type=int, help=told)
+        help_text = "processes that embed (default: one; for many files one per GPU or CPU of the cluster)"
+        add("--workers", type=int, help=help_text)
     return parser
 
 
@@ -89,8 +89,8 @@ def load_encoder(options: argparse.Namespace) -> "SpeakerEncoder":
     with LiveLine("loading the encoder", sys.stderr.isatty()):
         from sslsv.evaluation.speaker_encoder import SpeakerEncoder
 
-        given = {"device": options.device, "precision": options.precision}
-        encoder, *others = [SpeakerEncoder.load(run, options.checkpoint, **given) for run in runs]
+        kwargs = {"device": options.device, "precision": options.precision}
+        encoder, *others = [SpeakerEncoder.load(run, options.checkpoint, **kwargs) for run in runs]
         encoder = encoder.fuse(others) if others else encoder
     for note in encoder.notes:
         print(f"note: {note}", file=sys.stderr)

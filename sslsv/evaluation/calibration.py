@@ -17,12 +17,12 @@ from sslsv.evaluation.metrics import Floats, checked_trials
 # negligible if target and nontarget scores overlap, and keeps the optimum finite if they do not.
 RIDGE = 1e-10
 TOO_SURE = (
-    "The validation trials are told apart without error, so ratios and decisions are far too sure: validate "
-    "on more speakers."
+    "A threshold separates the validation trials without error, so likelihood ratios and decisions are far "
+    "too confident: validate on more speakers."
 )
 TELLS_NOTHING = (
-    "Scores by {} are no higher for the same speaker than for different ones, in the validation trials: so "
-    "they are not calibrated."
+    "Scores by {} are no higher for the same speaker than for different speakers in the validation trials, "
+    "so they are not calibrated."
 )
 
 
@@ -61,11 +61,11 @@ def fit_calibration(scores: ArrayLike, targets: ArrayLike, p_target: float = 0.0
     shares = np.where(is_target, 0.5 / is_target.sum(), 0.5 / (~is_target).sum())
     mean = float(values @ shares)
     deviation = math.sqrt((values - mean) ** 2 @ shares)
-    units = ((values - mean) / deviation)[:, None]
+    standardised = ((values - mean) / deviation)[:, None]
     # The weights sum to 1, so the ridge penalty is relative to the mean cost.
     weights = 2 * shares * np.where(is_target, p_target, 1 - p_target)
     model = LogisticRegression(C=1 / RIDGE, solver="newton-cholesky", tol=1e-14, max_iter=200)
-    model.fit(units, is_target, sample_weight=weights)
+    model.fit(standardised, is_target, sample_weight=weights)
     slope, offset = float(model.coef_[0, 0]), float(model.intercept_[0] - logit(p_target))
     if slope < 0:
         return Calibration(0.0, 0.0)

@@ -39,8 +39,8 @@ def lidar(views: Tensor, delta: float = 1e-4, eps: float = 1e-7) -> Tensor:
     views = views - views[0, 0]  # The result is the same, but equal rows give exactly 0 despite rounding.
     means = views.mean(1)
     offsets = means - means[0]
-    offsets, around = offsets - offsets.mean(0), (views - means[:, None]).flatten(0, 1)
-    between, within = offsets.T @ offsets / len(offsets), around.T @ around / len(around)
+    offsets, deviations = offsets - offsets.mean(0), (views - means[:, None]).flatten(0, 1)
+    between, within = offsets.T @ offsets / len(offsets), deviations.T @ deviations / len(deviations)
     variance = (between + within).diagonal().mean().clamp_min(torch.finfo(views.dtype).tiny)
     within.diagonal().add_(delta * variance)
     # With the Cholesky factor L, L^-1 S_b L^-T has the same eigenvalues as the symmetric form, at less cost.
@@ -110,11 +110,11 @@ def collapse_report(embeddings: Tensor, max_rows: int = 4096) -> dict[str, float
 
     `effective_rank` and `uniformity` use at most `max_rows` evenly spaced rows, which limits their cost.
     """
-    some = embeddings[:: -(-len(embeddings) // max_rows)]
+    sample = embeddings[:: -(-len(embeddings) // max_rows)]
     return {
         "feature_std": feature_std(embeddings).item(),
-        "effective_rank": effective_rank(some).item(),
-        "uniformity": uniformity(some).item(),
+        "effective_rank": effective_rank(sample).item(),
+        "uniformity": uniformity(sample).item(),
     }
 
 

@@ -54,31 +54,31 @@ class EmbeddingStore:
     def get(self, paths: Sequence[str], root: str) -> Embedded:
         """Return embeddings of recordings below a folder; only new and changed recordings are embedded."""
         recordings = open_recordings(root)
-        places = [recordings.location(path) for path in paths]
+        locations = [recordings.location(path) for path in paths]
         stamps = [
-            recordings.stamp if isinstance(recordings, Packed) else stamp(split_segment(place)[0])
-            for place in places
+            recordings.stamp if isinstance(recordings, Packed) else stamp(split_segment(location)[0])
+            for location in locations
         ]
-        missing = [i for i, place in enumerate(places) if self.known.get(place, (None,))[0] != stamps[i]]
+        missing = [i for i, key in enumerate(locations) if self.known.get(key, (None,))[0] != stamps[i]]
         bad: dict[int, str] = {}
         if missing:
-            made, unreadable = self.embed([paths[i] for i in missing], root)
-            bad = {missing[i]: why for i, why in unreadable.items()}
-            new = zip(missing, made, strict=True)
-            self.known |= {places[i]: (stamps[i], row) for i, row in new if i not in bad}
+            embeddings, unreadable = self.embed([paths[i] for i in missing], root)
+            bad = {missing[i]: reason for i, reason in unreadable.items()}
+            new = zip(missing, embeddings, strict=True)
+            self.known |= {locations[i]: (stamps[i], row) for i, row in new if i not in bad}
             self._write()
-        nothing = np.zeros(self.dim, dtype=np.float32)
-        rows = [nothing if i in bad else self.known[place][1] for i, place in enumerate(places)]
+        zeros = np.zeros(self.dim, dtype=np.float32)
+        rows = [zeros if i in bad else self.known[key][1] for i, key in enumerate(locations)]
         return np.reshape(rows, (len(paths), self.dim)), bad
 
     def _write(self) -> None:
-        buffer, known = io.BytesIO(), self.known.values()
-        stamps, rows = [each for each, _ in known], [row for _, row in known]
+        buffer, entries = io.BytesIO(), self.known.values()
+        stamps, rows = [each for each, _ in entries], [row for _, row in entries]
         np.savez(buffer, paths=list(self.known), stamps=stamps, embeddings=rows)
         try:
             self.folder.write(self.file, buffer.getvalue())
         except OSError as error:  # The run folder may be read-only.
-            print(f"embeddings are not kept for the next time: {error}", file=sys.stderr)
+            print(f"the embeddings can't be cached for the next time: {error}", file=sys.stderr)
 
 
 class EmbeddingProcess:
@@ -108,8 +108,8 @@ def embedding_by(
     is_one_gpu = device is not None and ":" in device
     refuse_if(
         workers is not None and is_one_gpu,
-        f"the device {device} is one GPU, while each of {workers} processes takes one of its own: leave out "
-        "--workers, or name no GPU and choose with CUDA_VISIBLE_DEVICES",
+        f"the device {device} is one GPU, but each of {workers} processes needs one of its own: leave out "
+        "--workers, or the number of the GPU, and choose GPUs with CUDA_VISIBLE_DEVICES",
     )
     if workers is None and (count <= MANY_RECORDINGS or is_one_gpu):
 
@@ -129,13 +129,13 @@ def embedding_by(
             order = np.argsort(-np.abs(open_recordings(root).sizes(paths)), kind="stable").tolist()
             parts = [order[i : i + PART_RECORDINGS] for i in range(0, len(order), PART_RECORDINGS)]
             rows, bad = np.zeros((len(paths), encoder.model.embedding_dim), np.float32), dict[int, str]()
-            place, jobs = absolute(root), [(i, [paths[j] for j in part]) for i, part in enumerate(parts)]
+            folder, jobs = absolute(root), [(i, [paths[j] for j in part]) for i, part in enumerate(parts)]
             # With ordered results, a process would wait for the slowest one before it gets another part.
-            results = pool().map_unordered(lambda actor, job: actor.embed.remote(*job, place), jobs)
+            results = pool().map_unordered(lambda actor, job: actor.embed.remote(*job, folder), jobs)
             bar = tqdm(results, total=len(parts), desc="embedding", disable=None)  # only on a terminal
-            for number, (found, unreadable) in bar:
-                rows[parts[number]] = found
-                bad |= {parts[number][i]: why for i, why in unreadable.items()}
+            for number, (embeddings, unreadable) in bar:
+                rows[parts[number]] = embeddings
+                bad |= {parts[number][i]: reason for i, reason in unreadable.items()}
             return rows, dict(sorted(bad.items()))
 
         yield embed
@@ -148,17 +148,17 @@ def _processes(encoder: SpeakerEncoder, workers: int | None) -> Iterator[Any]:
 
     from sslsv.cluster.connect import connection
 
-    kind, most, cpus = encoder.device.type, workers or 1, CPUS_PER_PROCESS
-    has_gpu = kind == "cuda"
-    request = ResourcesConfig(workers=most, gpu=has_gpu, cpus_per_worker=cpus, cpus_per_data_task=0.01)
+    device, num_first, cpus = encoder.device.type, workers or 1, CPUS_PER_PROCESS
+    has_gpu = device == "cuda"
+    request = ResourcesConfig(workers=num_first, gpu=has_gpu, cpus_per_worker=cpus, cpus_per_data_task=0.01)
     with connection(request):
-        shared = ray.put(encoder)
-        remote = ray.remote(num_cpus=cpus, num_gpus=int(has_gpu))(EmbeddingProcess)
-        actors: list[Any] = [remote.remote(shared, kind) for _ in range(most)]
+        encoder_ref = ray.put(encoder)
+        actor_class = ray.remote(num_cpus=cpus, num_gpus=int(has_gpu))(EmbeddingProcess)
+        actors: list[Any] = [actor_class.remote(encoder_ref, device) for _ in range(num_first)]
         if workers is None:
             ray.get(actors[0].__ray_ready__.remote())  # An autoscaler may have to add a machine.
             free = ray.available_resources().get("GPU" if has_gpu else "CPU", 0)  # type: ignore[no-untyped-call]
-            actors += [remote.remote(shared, kind) for _ in range(int(free))]
+            actors += [actor_class.remote(encoder_ref, device) for _ in range(int(free))]
         try:
             yield ray.util.ActorPool(actors)
         finally:

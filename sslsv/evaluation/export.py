@@ -107,7 +107,7 @@ def traceable(encoder: nn.Module) -> nn.Module:
     """Return a copy of an encoder that can be exported to ONNX; raises ValueError for recurrent layers."""
     refuse_if(
         any(isinstance(part, nn.RNNBase) for part in encoder.modules()),
-        f"{type(encoder).__name__} has a recurrent part, and PyTorch's exporter can't bring it into ONNX for "
+        f"{type(encoder).__name__} has recurrent layers, which PyTorch's exporter can't convert to ONNX for "
         "waveforms of any length; use safetensors",
     )
     copied = copy.deepcopy(encoder).cpu().to(memory_format=torch.contiguous_format).eval()

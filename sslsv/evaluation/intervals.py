@@ -50,31 +50,31 @@ def speaker_bootstrap(
         raise ValueError(f"replicates is {replicates}; there must be at least 1.")
     values, is_target = metrics.checked_trials(scores, targets)
     curve, costs = ErrorCurve.of(values, is_target), _costs(values, is_target, p_targets)
-    of_targets, of_nontargets = costs[:, is_target], costs[:, ~is_target]
+    target_costs, nontarget_costs = costs[:, is_target], costs[:, ~is_target]
     starts = _run_starts(curve)
-    run = np.searchsorted(starts, values, side="right") - 1
-    runs = run[is_target], run[~is_target]
-    found: list[list[float]] = []
+    run_of_trial = np.searchsorted(starts, values, side="right") - 1
+    runs = run_of_trial[is_target], run_of_trial[~is_target]
+    results: list[list[float]] = []
     draws = _draws(is_target, enrol_speakers, test_speakers, np.random.default_rng(seed))
     for weights in islice(draws, replicates):
         # The weights are integers, which float64 sums exactly.
         hits, alarms = (
-            np.bincount(at, weight, len(starts)).astype(np.int64)
-            for at, weight in zip(runs, weights, strict=True)
+            np.bincount(indices, weight, len(starts)).astype(np.int64)
+            for indices, weight in zip(runs, weights, strict=True)
         )
-        is_heard = hits + alarms > 0
-        misses, passed = np.cumsum(hits[is_heard]), np.cumsum(alarms[is_heard])
-        drawn = ErrorCurve(
+        is_drawn = hits + alarms > 0
+        misses, rejections = np.cumsum(hits[is_drawn]), np.cumsum(alarms[is_drawn])
+        drawn_curve = ErrorCurve(
             np.concatenate(([0], misses)),
-            passed[-1] - np.concatenate(([0], passed)),
-            np.append(starts[is_heard], np.inf),
+            rejections[-1] - np.concatenate(([0], rejections)),
+            np.append(starts[is_drawn], np.inf),
         )
-        means = of_targets @ weights[0] / misses[-1] + of_nontargets @ weights[1] / passed[-1]
-        ranks = [drawn.eer(), drawn.min_cllr(), *map(drawn.min_dcf, p_targets)]
-        found.append([*ranks, *means.tolist()])
-    ends = np.quantile(found, [0.025, 0.975], axis=0).T.tolist()
-    costs_of = {kind: [metrics.dcf_key(kind, p) for p in p_targets] for kind in ("min", "act")}
-    names = ["eer", "min_cllr", *costs_of["min"], "cllr", *costs_of["act"]]
+        means = target_costs @ weights[0] / misses[-1] + nontarget_costs @ weights[1] / rejections[-1]
+        curve_metrics = [drawn_curve.eer(), drawn_curve.min_cllr(), *map(drawn_curve.min_dcf, p_targets)]
+        results.append([*curve_metrics, *means.tolist()])
+    ends = np.quantile(results, [0.025, 0.975], axis=0).T.tolist()
+    dcf_names = {kind: [metrics.dcf_key(kind, p) for p in p_targets] for kind in ("min", "act")}
+    names = ["eer", "min_cllr", *dcf_names["min"], "cllr", *dcf_names["act"]]
     return {name: Interval(low, high) for name, (low, high) in zip(names, ends, strict=True)}
 
 
@@ -97,20 +97,20 @@ def _costs(values: Floats, is_target: Labels, p_targets: tuple[float, ...]) -> F
 
 
 def _draws(
-    is_target: Labels, enrol_speakers: ArrayLike, test_speakers: ArrayLike, generator: np.random.Generator
+    is_target: Labels, enrol_speakers: ArrayLike, test_speakers: ArrayLike, rng: np.random.Generator
 ) -> Iterator[tuple[Floats, Floats]]:
     # Yields the weights of target and of nontarget trials for endless draws of speakers. Draws without a
     # target or a nontarget trial are repeated; at least 1 draw in 5 is usable.
     sides = np.stack((np.asarray(enrol_speakers), np.asarray(test_speakers)))
     names, numbers = np.unique(sides, return_inverse=True)
-    one, other = numbers.reshape(2, -1)
-    target_speaker, one, other = one[is_target], one[~is_target], other[~is_target]
+    enrol, test = numbers.reshape(2, -1)
+    target_speaker, enrol, test = enrol[is_target], enrol[~is_target], test[~is_target]
     while True:
-        drawn = generator.integers(len(names), size=len(names))
+        drawn = rng.integers(len(names), size=len(names))
         weights = np.bincount(drawn, minlength=len(names)).astype(np.float64)
-        of_targets, of_nontargets = weights[target_speaker], weights[one] * weights[other]
-        if of_targets.any() and of_nontargets.any():
-            yield of_targets, of_nontargets
+        target_weights, nontarget_weights = weights[target_speaker], weights[enrol] * weights[test]
+        if target_weights.any() and nontarget_weights.any():
+            yield target_weights, nontarget_weights
 
 
 def speakers_from_trials(

@@ -173,9 +173,9 @@ def checked_trials(
         )
     is_wrong = np.isnan(values) if is_infinite_allowed else ~np.isfinite(values)
     if is_wrong.any():
-        wrong, wanted = np.flatnonzero(is_wrong), "numbers" if is_infinite_allowed else "finite"
+        wrong, required = np.flatnonzero(is_wrong), "numbers" if is_infinite_allowed else "finite"
         raise ValueError(
-            f"{len(wrong)} of {len(values)} scores are not {wanted}, the first is number {wrong[0]} "
+            f"{len(wrong)} of {len(values)} scores are not {required}, the first is number {wrong[0]} "
             f"({values[wrong[0]]}); look at the embeddings, the model may have diverged."
         )
     return values, is_target

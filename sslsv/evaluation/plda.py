@@ -41,13 +41,13 @@ class Plda:
         first, second, b = np.asarray(enrol), np.asarray(test), self.between
         # In each coordinate both embeddings have variance 1 + b; for one speaker their covariance is b.
         constant = np.sum(np.log1p(b) - 0.5 * np.log1p(2 * b))
-        alone = -0.5 * np.square(rows) @ (b**2 / ((1 + 2 * b) * (1 + b)))
-        weighted, found = rows * (b / (1 + 2 * b)), np.empty(len(first))
+        terms = -0.5 * np.square(rows) @ (b**2 / ((1 + 2 * b) * (1 + b)))
+        weighted, scores = rows * (b / (1 + 2 * b)), np.empty(len(first))
         for start in range(0, len(first), TILE_ROWS):
             part = slice(start, start + TILE_ROWS)
             i, j = first[part], second[part]
-            found[part] = constant + alone[i] + alone[j] + np.einsum("tp,tp->t", weighted[i], rows[j])
-        return found
+            scores[part] = constant + terms[i] + terms[j] + np.einsum("tp,tp->t", weighted[i], rows[j])
+        return scores
 
 
 def check_speakers(speakers: ArrayLike, dim: int, lda_dim: int | None = None) -> None:
@@ -56,18 +56,18 @@ def check_speakers(speakers: ArrayLike, dim: int, lda_dim: int | None = None) ->
     refuse_if(
         num_speakers < 2 or num_speakers == num_utterances,
         f"PLDA learns from speakers with several recordings, and the {num_utterances} training utterances "
-        f"are of {num_speakers} speaker(s): the lists tell no speakers. Score without --scoring plda",
+        f"are of {num_speakers} speaker(s): the lists do not name speakers. Score without --scoring plda",
     )
     refuse_if(
         num_utterances - num_speakers < dim,
-        f"PLDA of {dim}-dimensional embeddings needs {dim} training utterances more than speakers, and there "
-        f"are {num_utterances} of {num_speakers}. Score without --scoring plda",
+        f"PLDA of {dim}-dimensional embeddings needs at least {dim} more training utterances than speakers, "
+        f"and there are {num_utterances} of {num_speakers} speakers. Score without --scoring plda",
     )
-    most = min(dim, num_speakers - 1)
+    max_dim = min(dim, num_speakers - 1)
     refuse_if(
-        lda_dim is not None and not 1 <= lda_dim <= most,
-        f"--lda-dim is {lda_dim}; it must be from 1 to {most}: no larger than the embedding ({dim}), and "
-        f"less than the training speakers ({num_speakers})",
+        lda_dim is not None and not 1 <= lda_dim <= max_dim,
+        f"--lda-dim is {lda_dim}; it must be from 1 to {max_dim}: at most the embedding dimension ({dim}), "
+        f"and less than the number of training speakers ({num_speakers})",
     )
 
 
@@ -83,9 +83,9 @@ def fit_plda(embeddings: ArrayLike, speakers: ArrayLike, lda_dim: int | None = N
     mean = rows.mean(axis=0)
     rows = rows - mean
     counts, means, scatter = _statistics(rows, labels)
-    within, spread = scatter / (len(rows) - len(counts)), (means * counts[:, None]).T @ means / len(rows)
+    within, between = scatter / (len(rows) - len(counts)), (means * counts[:, None]).T @ means / len(rows)
     try:
-        lda = eigh(spread, within)[1][:, ::-1][:, : lda_dim or min(rows.shape[1], len(counts) - 1)]
+        lda = eigh(between, within)[1][:, ::-1][:, : lda_dim or min(rows.shape[1], len(counts) - 1)]
     except np.linalg.LinAlgError as error:
         raise ValueError(
             "the embeddings of a speaker do not differ in every dimension, so PLDA can't be fitted; the "
@@ -101,34 +101,34 @@ def _two_covariances(counts: Floats, means: Floats, scatter: Floats) -> tuple[Fl
     Every iteration uses coordinates in which W is I and B is diagonal, so that no matrix is inverted.
     """
     num_speakers, dim = means.shape
-    num_rows, times = counts.sum(), counts[:, None]
+    num_rows, n = counts.sum(), counts[:, None]
     basis, centre = np.eye(dim), means.mean(axis=0)
     means = means - centre
     between, within = means.T @ means / num_speakers, scatter / (num_rows - num_speakers)
     for _ in range(ITERATIONS):
-        b, turn = _diagonal(between, within)
-        basis, centre, means, scatter = basis @ turn, centre @ turn, means @ turn, turn.T @ scatter @ turn
-        variances = b / (1 + times * b)  # posterior variances of each speaker's voice
-        voices = times * variances * means
-        shift, rest = voices.mean(axis=0), means - voices
+        b, axes = _diagonal(between, within)
+        basis, centre, means, scatter = basis @ axes, centre @ axes, means @ axes, axes.T @ scatter @ axes
+        variances = b / (1 + n * b)  # posterior variances of each speaker's voice
+        voices = n * variances * means
+        shift, residuals = voices.mean(axis=0), means - voices
         between = (voices - shift).T @ (voices - shift) / num_speakers + np.diag(variances.mean(axis=0))
-        within = (scatter + (times * rest).T @ rest + np.diag((times * variances).sum(axis=0))) / num_rows
+        within = (scatter + (n * residuals).T @ residuals + np.diag((n * variances).sum(axis=0))) / num_rows
         centre, means = centre + shift, means - shift
-    b, turn = _diagonal(between, within)
-    return basis @ turn, centre @ turn, b
+    b, axes = _diagonal(between, within)
+    return basis @ axes, centre @ axes, b
 
 
 def _diagonal(between: Floats, within: Floats) -> tuple[Floats, Floats]:
-    variances, turn = eigh(between, within)
-    return np.maximum(variances, 0), turn
+    variances, axes = eigh(between, within)
+    return np.maximum(variances, 0), axes
 
 
 def _statistics(rows: Floats, labels: Indices) -> tuple[Floats, Floats, Floats]:
     # Returns each speaker's count (S,) and mean (S, P), and the scatter (P, P) of rows around the means.
     counts = np.bincount(labels).astype(np.float64)
     means = coo_array((np.ones(len(rows)), (labels, np.arange(len(rows))))) @ rows / counts[:, None]
-    around = rows - means[labels]
-    return counts, means, around.T @ around
+    deviations = rows - means[labels]
+    return counts, means, deviations.T @ deviations
 
 
 def _of_length_sqrt_dim(rows: Floats) -> Floats:

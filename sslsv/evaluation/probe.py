@@ -38,8 +38,8 @@ class Probe:
     """
 
     def __init__(self, manifest: Manifest, config: Config) -> None:
-        probe = config.evaluation.label_free
-        self.num_views, self.crop_seconds = probe.views, probe.crop_seconds
+        settings = config.evaluation.label_free
+        self.num_views, self.crop_seconds = settings.views, settings.crop_seconds
         data = replace(
             config.data,
             speeds=(1.0,),
@@ -48,7 +48,7 @@ class Probe:
             # Noise and room files are used only once, but would stay in the cache until the run ends.
             bank_cache_mb=min(config.data.bank_cache_mb, 16),
         )
-        views = [("views", probe.views, probe.crop_seconds, False)]
+        views = [("views", settings.views, settings.crop_seconds, False)]
         self.maker = ViewMaker(manifest, views, data, config.seed, are_disjoint=True)
         sample: tuple[list[int], dict[str, str]] = [], {}
         if distributed.is_main():
@@ -56,8 +56,8 @@ class Probe:
             keys = [name_key(b"%d " % config.seed + os.fsencode(path), 8) for path in manifest.paths]
             order = sorted(range(len(manifest)), key=keys.__getitem__)
             recordings = open_recordings(config.data.root)
-            num_samples = probe.views * round(probe.crop_seconds * SAMPLE_RATE)
-            sample = choose(recordings, manifest.paths, order, probe.utterances, num_samples)
+            num_samples = settings.views * round(settings.crop_seconds * SAMPLE_RATE)
+            sample = choose(recordings, manifest.paths, order, settings.utterances, num_samples)
         self.utterances, self.bad_recordings = sample  # Other workers get it at the first measurement.
 
     def measure(self, embedder: Embedder) -> dict[str, float]:
@@ -69,13 +69,13 @@ class Probe:
         views = self._embed(embedder)
         if len(views) < 2:
             raise ValueError(
-                f"Label-free values need 2 utterances or more, and {len(views)} of the training utterances "
-                f"looked at can be read; see {list(self.bad_recordings.values())[:3]}"
+                f"Label-free measures need at least 2 utterances, and {len(views)} of the training "
+                f"utterances tried can be read; see {list(self.bad_recordings.values())[:3]}"
             )
         if not torch.isfinite(views).all():  # fp16 may leave infinite statistics in a batch norm
             raise ValueError(
-                "The embeddings are not finite, so the weights are not: lower optimizer.learning_rate or set "
-                "optimizer.clip_norm."
+                "The embeddings are not finite, because the weights are not: lower optimizer.learning_rate "
+                "or set optimizer.clip_norm."
             )
         # One worker measures for all: decompositions differ between machines, but choices must not.
         values = label_free_report(views) if distributed.is_main() else {}
@@ -90,14 +90,14 @@ class Probe:
         # Returns (N, Q, T) for this worker's share of the utterances, which the main worker chose for all.
         chosen = self.utterances, self.bad_recordings
         self.utterances, self.bad_recordings = distributed.broadcast_object(chosen)
-        mine = np.array(self.utterances, dtype=np.int64)[self._share()]
-        rows = {"sample": mine, "epoch": np.full_like(mine, PROBE_EPOCH), "utterance": mine}
+        share = np.array(self.utterances, dtype=np.int64)[self._share()]
+        rows = {"sample": share, "epoch": np.full_like(share, PROBE_EPOCH), "utterance": share}
         batch = self.maker.make_batch(rows)
         bad = sorted({int(utterance) for utterance in batch["bad_utterance"] if utterance >= 0})
         reasons = {utterance: self.maker.explain("utterances", utterance) for utterance in bad}
-        found = {u: why for part in distributed.gather_objects(reasons) for u, why in part.items()}
-        self.bad_recordings.update(found.values())
-        self._is_read = torch.from_numpy(~np.isin(self.utterances, list(found)))
+        unreadable = {u: reason for part in distributed.gather_objects(reasons) for u, reason in part.items()}
+        self.bad_recordings.update(unreadable.values())
+        self._is_read = torch.from_numpy(~np.isin(self.utterances, list(unreadable)))
         return np.asarray(batch["views"], dtype=np.int16)
 
     def _embed(self, embedder: Embedder) -> Tensor:
@@ -107,10 +107,10 @@ class Probe:
         # Ranks count weak directions, which bf16 fills with rounding errors: LiDAR would be up to doubled.
         exact = Embedder(embedder.model, embedder.device, "fp32", embedder.batch_seconds)
         with failing_together():
-            mine = [exact.embed(flat[i : i + size]) for i in range(0, len(flat), size)]
+            parts = [exact.embed(flat[i : i + size]) for i in range(0, len(flat), size)]
         embeddings = torch.zeros(len(self.utterances), self.num_views, dim)
-        if mine:
-            embeddings[self._share()] = torch.cat(mine).view(-1, self.num_views, dim)
+        if parts:
+            embeddings[self._share()] = torch.cat(parts).view(-1, self.num_views, dim)
         return distributed.all_reduce_sum(embeddings.to(embedder.device)).cpu()[self._is_read]
 
     def _share(self) -> slice:

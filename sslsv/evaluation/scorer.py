@@ -36,8 +36,8 @@ from sslsv.runs.folder import RunFolder
 P_TARGETS = (0.01, 0.05)
 # The note on a list whose paths do not name the speakers.
 UNNAMED = (
-    "No part of the paths of {} tells who speaks: for intervals, speakers are the groups of recordings that "
-    "target trials join. If a speaker's recordings are in several groups, intervals are too narrow."
+    "The paths of {} do not name the speakers: for intervals, recordings that target trials connect count as "
+    "one speaker. If a speaker's recordings are in several such groups, intervals are too narrow."
 )
 CALIBRATED = "_calibrated"  # suffix of the names of calibrated scorings
 # More utterances take hours to embed and improve PLDA little. VoxCeleb2 gives 17 for each speaker.
@@ -63,8 +63,8 @@ class Scoring:
 
     def num_training(self, manifest: Manifest | None) -> int:
         """Return the number of training utterances that the scores depend on."""
-        most = MAX_PLDA_UTTERANCES if self.is_plda else self.cohort_size
-        return 0 if manifest is None else min(len(manifest), most)
+        limit = MAX_PLDA_UTTERANCES if self.is_plda else self.cohort_size
+        return 0 if manifest is None else min(len(manifest), limit)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def training_side(
     except (ValueError, OSError) as error:
         raise ValueError(
             f"the run's training data, for calibration, a cohort or PLDA, can't be used: {error} If it has "
-            "moved, give its folder with --train-root; --no-calibration does without validation trials"
+            "moved, give its folder with --train-root; --no-calibration needs no validation trials"
         ) from error
     return manifest if needs_training else None, validation if is_calibrated else None
 
@@ -147,36 +147,36 @@ def notes(
     encoder: SpeakerEncoder, scoring: Scoring, lists: Sequence[TrialList], validation: TrialSet | None
 ) -> list[str]:
     """Return notes on the results, such as which labels were used and for what."""
-    found, chosen_on = list(encoder.notes), list[tuple[str, Trials]]()  # root folders and trials
-    for each in encoder.parts if validation is None else ():
-        root, name = each.config.data.root, each.config.evaluation.validation
+    sentences, validation_sets = list(encoder.notes), list[tuple[str, Trials]]()  # root folders and trials
+    for part in encoder.parts if validation is None else ():
+        root, name = part.config.data.root, part.config.evaluation.validation
         if name is not None:
             with contextlib.suppress(ValueError, OSError):  # The list may be gone; it is not needed.
-                chosen_on.append((root, listed_trials(root, name).trials))
+                validation_sets.append((root, listed_trials(root, name).trials))
     if validation is not None:
-        chosen_on.append((encoder.config.data.root, validation.trials))
-        found.append(
+        validation_sets.append((encoder.config.data.root, validation.trials))
+        sentences.append(
             f"Calibrated on {len(validation.trials)} validation trials of {len(validation.trials.paths)} "
-            "recordings, less those skipped: their labels were used for two numbers, scale and offset."
+            "recordings, without skipped ones: their labels were used for two numbers, scale and offset."
         )
     if scoring.is_plda:
-        methods = {each.config.model.name: each.model.needs_labels for each in encoder.parts}
+        methods = {part.config.model.name: part.model.needs_labels for part in encoder.parts}
         labelled = [name for name, needs_labels in methods.items() if needs_labels]
-        own = f"The training itself, by {' and '.join(labelled or methods)}, used "
-        own += "them too." if labelled else "none: these are no self-supervised results."
+        training_note = f"The training itself, by {' and '.join(labelled or methods)}, used "
+        training_note += "them too." if labelled else "none. The results are not self-supervised."
         fitted = "PLDA was fitted to the speakers, or clusters, of the training lists."
-        found.append(f"Labels were used: {fitted} {own}")
+        sentences.append(f"Labels were used: {fitted} {training_note}")
     if scoring.needs_cohort:
-        found.append("No labels were used: the cohort is training utterances as they are.")
+        sentences.append("No labels were used for the cohort: it consists of training utterances.")
     for item in lists:
-        found += item.trials.notes
-        counts = [count_shared(item.trials, item.root, trials, root) for root, trials in chosen_on]
+        sentences += item.trials.notes
+        counts = [count_shared(item.trials, item.root, trials, root) for root, trials in validation_sets]
         if shared := max(counts, default=0):
-            found.append(
+            sentences.append(
                 f"{shared} of the {len(item.trials)} trials of {item.name} are validation trials, which "
-                "choose checkpoint and calibration: its errors are no test results."
+                "choose checkpoint and calibration: error rates on this list are not test results."
             )
-    return found
+    return sentences
 
 
 def evaluate(
@@ -204,7 +204,7 @@ def evaluate(
             raise ValueError(
                 f"{len(bad)} recordings of the validation trials cannot be read, the first: "
                 f"{next(iter(bad.values()))} Repair them, leave their trials out with --allow-missing, "
-                "where others are left, or give --no-calibration"
+                "if others remain, or give --no-calibration"
             )
         if bad:
             left_out["unreadable_validation_recordings"] = len(bad)
@@ -240,9 +240,9 @@ def measure(
         table = tables[name] = _metrics_of(values, targets, is_ratio=name in ratios)
         if replicates:
             sides = speakers[trials.enrol], speakers[trials.test]
-            found = speaker_bootstrap(values, targets, *sides, p_targets=P_TARGETS, replicates=replicates)
+            intervals = speaker_bootstrap(values, targets, *sides, p_targets=P_TARGETS, replicates=replicates)
             for metric in table:
-                table[metric] |= found[metric]._asdict()
+                table[metric] |= intervals[metric]._asdict()
     counts = count_trials(trials) | {"speakers": int(speakers.max()) + 1} | item.left_out
     titles = {name: scorer.in_words(name) for name in tables}
     summary = {**source_of(item.file), "counts": counts, "scorings": tables, "titles": titles}
@@ -284,6 +284,6 @@ def write_results(out: RunFolder, evaluation: dict[str, Any], lists: Sequence[Tr
 def keep_calibration(encoder: SpeakerEncoder, calibration: Calibration) -> None:
     """Add a calibration of cosines to the folder of the weights, where `verify` finds it; raises OSError."""
     folder = RunFolder.at(encoder.run)
-    known: dict[str, Any] = folder.read_json(CALIBRATION_FILE) if folder.has(CALIBRATION_FILE) else {}
-    known[encoder.identity] = {"calibration": asdict(calibration), **encoder.describe()}
-    folder.write_json(CALIBRATION_FILE, known)
+    calibrations: dict[str, Any] = folder.read_json(CALIBRATION_FILE) if folder.has(CALIBRATION_FILE) else {}
+    calibrations[encoder.identity] = {"calibration": asdict(calibration), **encoder.describe()}
+    folder.write_json(CALIBRATION_FILE, calibrations)

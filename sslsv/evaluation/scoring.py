@@ -31,11 +31,11 @@ def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> R
     scores = np.empty(len(first), dtype=np.float32)
     firsts, first_at = _used_rows(first, len(rows))
     seconds, second_at = _used_rows(second, len(rows))
-    both, at = _used_rows(np.concatenate((first, second)), len(rows))
+    both, both_at = _used_rows(np.concatenate((first, second)), len(rows))
     is_folded = len(both) ** 2 < 2 * len(firsts) * len(seconds)
     if is_folded:  # Cosines are symmetric, so half of the products suffice.
         firsts = seconds = both
-        first_at, second_at = np.maximum(*np.split(at, 2)), np.minimum(*np.split(at, 2))
+        first_at, second_at = np.maximum(*np.split(both_at, 2)), np.minimum(*np.split(both_at, 2))
     if len(firsts) * len(seconds) > GEMM_ADVANTAGE * len(first):
         height = max(1, TILE_ELEMENTS // (2 * rows.shape[1]))
         for start in range(0, len(first), height):
@@ -43,13 +43,13 @@ def cosine_scores(embeddings: ArrayLike, enrol: ArrayLike, test: ArrayLike) -> R
             scores[part] = np.einsum("td,td->t", rows[first[part]], rows[second[part]])
         return np.clip(scores, -1, 1, out=scores)
     # Each block of enrolment rows is multiplied with all test rows; the trials are picked from the product.
-    tested, height = rows[seconds].T, max(1, TILE_ELEMENTS // max(len(seconds), 1))
+    test_columns, height = rows[seconds].T, max(1, TILE_ELEMENTS // max(len(seconds), 1))
     block = (first_at // height).astype(np.uint16 if len(firsts) < 2**16 else np.int64)
     order = np.argsort(block, kind="stable")  # ten times as fast for 16-bit integers
     parts = np.split(order, np.cumsum(np.bincount(block)))
     for start, trials in zip(range(0, len(firsts), height), parts, strict=False):
         stop = start + height
-        products = rows[firsts[start:stop]] @ (tested[:, :stop] if is_folded else tested)
+        products = rows[firsts[start:stop]] @ (test_columns[:, :stop] if is_folded else test_columns)
         scores[trials] = products[first_at[trials] - start, second_at[trials]]
     return np.clip(scores, -1, 1, out=scores)
 
@@ -70,17 +70,17 @@ def normalise_scores(
     a cohort with no more rows. `scores` (T,) are cosines of rows `enrol` and `test` of the embeddings (N, D).
     Each recording is compared with the cohort once. Raises ValueError for a cohort of 1 row or of equal rows.
     """
-    others, values = unit_rows(cohort), np.asarray(scores, dtype=np.float64)
-    count = min(top, len(others)) if kind == "as" else len(others)
+    cohort_rows, values = unit_rows(cohort), np.asarray(scores, dtype=np.float64)
+    count = min(top, len(cohort_rows)) if kind == "as" else len(cohort_rows)
     if count < 2:
         raise ValueError(
-            f"The cohort has {len(others)} rows and top is {top}: no deviation can be had from {count}; both "
-            "must be at least 2, better some hundred."
+            f"The cohort has {len(cohort_rows)} rows and top is {top}; {count} value(s) have no standard "
+            "deviation. Both numbers must be at least 2, better some hundreds."
         )
     sides = {"z": [enrol], "t": [test]}.get(kind, [enrol, test])
-    heard, at = np.unique(np.concatenate(sides), return_inverse=True)
-    mean, deviation = _statistics(unit_rows(np.asarray(embeddings)[heard]), others, count)
-    normalised = [(values - mean[i]) / deviation[i] for i in np.split(at, len(sides))]
+    used, indices = np.unique(np.concatenate(sides), return_inverse=True)
+    mean, deviation = _statistics(unit_rows(np.asarray(embeddings)[used]), cohort_rows, count)
+    normalised = [(values - mean[i]) / deviation[i] for i in np.split(indices, len(sides))]
     return np.asarray(sum(normalised) / len(sides), dtype=np.float64)
 
 
@@ -92,7 +92,7 @@ def unit_rows(embeddings: ArrayLike) -> Rows:
         wrong = np.flatnonzero(~np.isfinite(largest[:, 0]))
         raise ValueError(
             f"{len(wrong)} of {len(rows)} embeddings are not finite, the first is row {wrong[0]}: the model "
-            "has diverged (train it with a lower optimizer.learning_rate), or fp16 is too narrow for it"
+            "has diverged (train it with a lower optimizer.learning_rate), or a value is too large for fp16"
         )
     # Squares of large values would overflow, so each row is first divided by its largest value.
     scaled = rows / np.where(largest > 0, largest, 1)
@@ -107,21 +107,21 @@ def _used_rows(indices: Indices, num_rows: int) -> tuple[Indices, Indices]:
     return np.flatnonzero(is_used), (np.cumsum(is_used) - 1)[indices]
 
 
-def _statistics(unit: Rows, unit_cohort: Rows, count: int) -> tuple[Floats, Floats]:
-    mean, deviation = np.empty(len(unit)), np.empty(len(unit))
-    height = max(1, TILE_ELEMENTS // len(unit_cohort))
-    for start in range(0, len(unit), height):
+def _statistics(rows: Rows, cohort: Rows, count: int) -> tuple[Floats, Floats]:
+    mean, deviation = np.empty(len(rows)), np.empty(len(rows))
+    height = max(1, TILE_ELEMENTS // len(cohort))
+    for start in range(0, len(rows), height):
         part = slice(start, start + height)
-        cosines = unit[part] @ unit_cohort.T
-        if count < len(unit_cohort):
-            cosines.partition(len(unit_cohort) - count, axis=1)
-        highest = cosines[:, len(unit_cohort) - count :]
+        cosines = rows[part] @ cohort.T
+        if count < len(cohort):
+            cosines.partition(len(cohort) - count, axis=1)
+        highest = cosines[:, len(cohort) - count :]
         mean[part] = highest.mean(axis=1, dtype=np.float64)
         deviation[part] = highest.std(axis=1, dtype=np.float64)
     wrong = np.flatnonzero(deviation < MIN_DEVIATION)
     if len(wrong):
         raise ValueError(
-            f"{len(wrong)} of {len(unit)} recordings are equally close to all of the {count} cohort rows "
+            f"{len(wrong)} of {len(rows)} recordings are equally close to all of the {count} cohort rows "
             "compared; the cohort's rows, or the recordings' embeddings, may be all alike or all zero."
         )
     return mean, deviation

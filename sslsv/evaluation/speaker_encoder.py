@@ -82,9 +82,9 @@ class SpeakerEncoder:
         (of the newest 10 checkpoints at most) or a file name. `device` defaults to a GPU if there is one,
         `precision` to that of the training; a CPU uses fp32 for fp16. Raises ValueError, FileNotFoundError.
         """
-        target = _device(device)
-        folder, found, notes = _read(os.fspath(location), which)
-        saved = list(found.values())
+        torch_device = _device(device)
+        folder, checkpoints, notes = _read(os.fspath(location), which)
+        saved = list(checkpoints.values())
         config = _settings(saved[-1], folder)
         with torch.random.fork_rng(devices=[]):  # The random initial weights are overwritten.
             model = build_model(config, CorpusSize(*saved[-1].corpus_size))
@@ -97,13 +97,13 @@ class SpeakerEncoder:
             ) from error
         steps = tuple(each.step for each in saved)
         precision = precision or config.train.precision
-        known = ", ".join(PRECISIONS)
-        refuse_if(precision not in PRECISIONS, f"precision is {precision!r}; choose one of {known}")
-        if precision == "fp16" and target.type == "cpu":  # a CPU has no fp16 arithmetic
+        choices = ", ".join(PRECISIONS)
+        refuse_if(precision not in PRECISIONS, f"precision is {precision!r}; choose one of {choices}")
+        if precision == "fp16" and torch_device.type == "cpu":  # a CPU has no fp16 arithmetic
             precision = "fp32"
         # This memory format is a fifth faster on CPUs, also in fp32.
-        model = model.to(memory_format=torch.channels_last).to(target).eval()
-        return cls(model, config, tuple(found), steps, precision, folder.location, notes)
+        model = model.to(memory_format=torch.channels_last).to(torch_device).eval()
+        return cls(model, config, tuple(checkpoints), steps, precision, folder.location, notes)
 
     def fuse(self, others: Sequence["SpeakerEncoder"]) -> "SpeakerEncoder":
         """Return an encoder that averages the cosines of this one and `others`, with this one's settings."""
@@ -135,8 +135,8 @@ class SpeakerEncoder:
     def calibration(self) -> Calibration | None:
         """Return the calibration of cosines that an evaluation wrote for this encoder, or None."""
         folder = RunFolder.at(self.run)
-        known = folder.read_json(CALIBRATION_FILE) if folder.has(CALIBRATION_FILE) else {}
-        return Calibration(**known[self.identity]["calibration"]) if self.identity in known else None
+        stored = folder.read_json(CALIBRATION_FILE) if folder.has(CALIBRATION_FILE) else {}
+        return Calibration(**stored[self.identity]["calibration"]) if self.identity in stored else None
 
     @property
     def is_calibratable(self) -> bool:
@@ -178,19 +178,19 @@ class SpeakerEncoder:
         is_audio = (is_int16 or samples.dtype.kind == "f") and waveform.ndim == 1 and waveform.size
         if not is_audio or not np.isfinite(waveform).all():
             raise ValueError(
-                f"an array of {samples.dtype} of shape {samples.shape} is no waveform; it must be (T,), mono "
-                "at 16 kHz, int16 or floats of full scale 1, with at least one sample and all of them finite"
+                f"an array of {samples.dtype} of shape {samples.shape} is not a waveform; it must be (T,), "
+                "mono at 16 kHz, int16 or floats of full scale 1, with one sample or more, all finite"
             )
         return self.embedder().embed_recordings(lambda _: waveform, 1)[0][0]  # type: ignore[no-any-return]
 
     def compare(self, enrolment: Sequence[Recording], test: Recording, p_target: float = 0.5) -> Comparison:
         """Compare a recording with the mean direction of a speaker's enrolment recordings."""
         if isinstance(enrolment, str | os.PathLike) or getattr(enrolment, "ndim", 2) == 1:
-            raise ValueError("one enrolment recording is given by itself; put it into a list: [recording]")
+            raise ValueError("the enrolment must be a list of recordings, also for a single one: [recording]")
         if not len(enrolment):
             raise ValueError("no enrolment recordings are given; a speaker needs at least one")
-        *voices, heard = unit_rows([self.embed(recording) for recording in (*enrolment, test)])
-        cosine = float(np.clip(unit_rows([np.mean(voices, axis=0)]) @ heard, -1, 1)[0])
+        *enrol_rows, test_row = unit_rows([self.embed(recording) for recording in (*enrolment, test)])
+        cosine = float(np.clip(unit_rows([np.mean(enrol_rows, axis=0)]) @ test_row, -1, 1)[0])
         if self.calibration is None:
             return Comparison(cosine)
         llr = float(self.calibration.apply(cosine))
@@ -214,7 +214,7 @@ class _Joined(Model):
         return int(max(model.min_samples for model in self.parts))
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        raise NotImplementedError("joined encoders embed; they do not train")
+        raise NotImplementedError("joined encoders can embed, but not be trained")
 
     def embed(self, waveforms: Tensor) -> Tensor:
         rows = [F.normalize(model.embed(waveforms).float(), dim=1) for model in self.parts]
@@ -233,25 +233,25 @@ def _validated_on(config: Config) -> tuple[Any, ...]:
 def _read(location: str, which: str) -> tuple[RunFolder, dict[str, Checkpoint], tuple[str, ...]]:
     """Return the folder, the requested checkpoints by file name, oldest first, and notes for the user."""
     if location.endswith(".pt"):
-        place, name = posixpath.split(absolute(location))
-        folder = RunFolder.at(place)
+        parent, name = posixpath.split(absolute(location))
+        folder = RunFolder.at(parent)
         if not folder.has(name):
             raise FileNotFoundError(f"the checkpoint {location} does not exist")
-        found = {name: checkpoint.decode_checkpoint(folder.read(name), name, location)}
+        checkpoints = {name: checkpoint.decode_checkpoint(folder.read(name), name, location)}
         # A file in `checkpoints/` belongs to the run above; a copied file belongs to the folder it is in.
-        is_in_run = posixpath.basename(place) == checkpoint.FOLDER
-        return RunFolder.at(posixpath.dirname(place)) if is_in_run else folder, found, ()
+        is_in_run = posixpath.basename(parent) == checkpoint.FOLDER
+        return RunFolder.at(posixpath.dirname(parent)) if is_in_run else folder, checkpoints, ()
     folder, notes = RunFolder.at(location), tuple[str, ...]()
     last = checkpoint.find_checkpoint(folder, "last")
     newest, names = checkpoint.read_checkpoint(folder, last), [last]
     if which == "best" and newest.best_step is None:
         notes = (
-            f"nothing chose a best checkpoint of {folder.location}: the last, step {newest.step}, is used",
+            f"no best checkpoint was chosen in {folder.location}: the last, step {newest.step}, is used",
         )
     elif which == "average":
         # The best checkpoint may be much older than the others and must not be averaged with them.
-        kept = _settings(newest, folder).run.keep_checkpoints
-        names = checkpoint.newest_checkpoints(folder, NUM_AVERAGED, kept)
+        num_kept = _settings(newest, folder).run.keep_checkpoints
+        names = checkpoint.newest_checkpoints(folder, NUM_AVERAGED, num_kept)
     elif which != "last":
         names = [checkpoint.find_checkpoint(folder, which)]
     others = {name: checkpoint.read_checkpoint(folder, name) for name in names if name != last}
@@ -263,8 +263,7 @@ def _settings(saved: Checkpoint, folder: RunFolder) -> Config:
         return read_config(saved.config)
     except ConfigError as error:
         raise ValueError(
-            f"the settings in the checkpoints of {folder.location} are of another version of this package: "
-            f"{error}"
+            f"the settings in the checkpoints of {folder.location} were written by another version: {error}"
         ) from error
 
 

@@ -116,8 +116,8 @@ class TrialList:
                 "relative to?"
             )
         # Recordings that are no longer in any trial are left out too.
-        used, places = np.unique(pairs[:, is_kept], return_inverse=True)
-        enrol, test = places.reshape(2, -1).astype(np.int64)
+        used, indices = np.unique(pairs[:, is_kept], return_inverse=True)
+        enrol, test = indices.reshape(2, -1).astype(np.int64)
         trials = replace(old, paths=[old.paths[i] for i in used], versions=old.versions[used])
         trials = replace(trials, enrol=enrol, test=test, targets=targets, lines=old.lines[is_kept])
         skipped = self.left_out.get("skipped_trials", 0) + int((~is_kept).sum())
@@ -143,12 +143,12 @@ def open_list(root: str, name: str, *, is_lenient: bool) -> TrialList:
     list raises FileNotFoundError. Repeated pairs, and a recording against itself, are scored as listed.
     """
     file = find_list(root, name)
-    found = TrialList(posixpath.basename(file), file, root, _read(root, file), {})
+    trial_list = TrialList(posixpath.basename(file), file, root, _read(root, file), {})
     recordings = open_recordings(root)
-    missing = [i for i, path in enumerate(found.trials.paths) if not recordings.has(path)]
+    missing = [i for i, path in enumerate(trial_list.trials.paths) if not recordings.has(path)]
     if missing and not is_lenient:
-        raise found.refusal(missing, "do not exist")
-    return found.without(missing, "missing_recordings") if missing else found
+        raise trial_list.refusal(missing, "do not exist")
+    return trial_list.without(missing, "missing_recordings") if missing else trial_list
 
 
 def find_list(root: str, name: str) -> str:
@@ -163,8 +163,8 @@ def find_list(root: str, name: str) -> str:
 def source_of(file: str) -> dict[str, str]:
     """Return the location of a list and a digest of its content, for results."""
     digest = hashlib.sha256()
-    for each in list_files(file):
-        filesystem, path = open_filesystem(each)
+    for location in list_files(file):
+        filesystem, path = open_filesystem(location)
         with filesystem.open_input_stream(path, compression=None) as content:
             digest.update(content.read())
     return {"file": file, "sha256": digest.hexdigest()}
@@ -183,13 +183,13 @@ def speaker_path_parts(trials: Trials) -> dict[int, set[str]]:
     These components are equal in target trials and differ in nontarget trials (`AGREEMENT`).
     """
     parts = [path_parts(path) for path in trials.paths]
-    found: dict[int, set[str]] = {}
-    for place in range(1, min(map(len, parts)) + 1):
-        names, codes = np.unique([each[-place] for each in parts], return_inverse=True)
+    columns: dict[int, set[str]] = {}
+    for position in range(1, min(map(len, parts)) + 1):
+        names, codes = np.unique([each[-position] for each in parts], return_inverse=True)
         is_same = codes[trials.enrol] == codes[trials.test]
         if min(np.mean(is_same[trials.targets]), np.mean(~is_same[~trials.targets])) >= AGREEMENT:
-            found[place] = set(names.tolist())
-    return found
+            columns[position] = set(names.tolist())
+    return columns
 
 
 def path_parts(path: str) -> list[str]:
@@ -207,8 +207,8 @@ def speakers_of(trials: Trials) -> npt.NDArray[np.int64]:
     recordings = np.arange(len(trials.paths))
     columns = speaker_path_parts(trials)
     # A session folder may qualify too, so the component with the fewest values is tried first.
-    for place in sorted(columns, key=lambda place: len(columns[place])):
-        names = [path_parts(path)[-place] for path in trials.paths]
+    for position in sorted(columns, key=lambda position: len(columns[position])):
+        names = [path_parts(path)[-position] for path in trials.paths]
         _, first, codes = np.unique(names, return_index=True, return_inverse=True)
         links = (trials.enrol, recordings), (trials.test, first[codes]), (trials.targets, recordings >= 0)
         speakers, is_wrong = speakers_from_trials(len(recordings), *map(np.concatenate, links))
@@ -220,13 +220,13 @@ def speakers_of(trials: Trials) -> npt.NDArray[np.int64]:
 def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> int:
     """Count the trials whose two recordings are also a trial of `others`, in either order."""
 
-    def pairs(of: Trials, folder: str) -> list[frozenset[str]]:
+    def pairs(listed: Trials, folder: str) -> list[frozenset[str]]:
         prefix = f"{absolute(folder).rstrip('/')}/"
-        paths = [path.removeprefix(prefix) for path in of.paths]
-        return [frozenset((paths[a], paths[b])) for a, b in zip(of.enrol, of.test, strict=True)]
+        paths = [path.removeprefix(prefix) for path in listed.paths]
+        return [frozenset((paths[a], paths[b])) for a, b in zip(listed.enrol, listed.test, strict=True)]
 
-    known = set(pairs(others, other_root))
-    return sum(pair in known for pair in pairs(trials, root))
+    other_pairs = set(pairs(others, other_root))
+    return sum(pair in other_pairs for pair in pairs(trials, root))
 
 
 def _read(root: str, file: str) -> Trials:
@@ -238,7 +238,7 @@ def _read(root: str, file: str) -> Trials:
         first = " ".join(trials.paths[side[is_wrong.argmax()]] for side in (trials.enrol, trials.test))
         raise ValueError(
             f"{is_wrong.sum()} nontarget trials of {file} compare a recording with itself, or two that "
-            "target trials, perhaps through others, say are one speaker's "
+            "belong to one speaker by target trials, directly or through other recordings "
             f"(line {trials.lines[is_wrong][0]}: {first}); correct the labels"
         )
     return trials

@@ -66,14 +66,14 @@ class Embedder:
         Each worker embeds a share, and all workers get all embeddings. Rows of unreadable recordings are 0.
         If one worker lacks memory (see `embed`), all workers raise its ValueError.
         """
-        mine = range(distributed.rank(), count, distributed.world_size())
+        share = range(distributed.rank(), count, distributed.world_size())
         embeddings = torch.zeros(count, self.model.embedding_dim)
         bad: dict[int, str] = {}
         with failing_together(), self.autocast():
-            for indices, waveforms in self._equal_lengths(read, mine, bad):
+            for indices, waveforms in self._equal_lengths(read, share, bad):
                 embeddings[torch.tensor(indices)] = self.embed(waveforms)
-        everywhere = {index: why for part in distributed.gather_objects(bad) for index, why in part.items()}
-        return distributed.all_reduce_sum(embeddings.to(self.device)).cpu().numpy(), everywhere
+        all_bad = {i: reason for part in distributed.gather_objects(bad) for i, reason in part.items()}
+        return distributed.all_reduce_sum(embeddings.to(self.device)).cpu().numpy(), all_bad
 
     def _equal_lengths(
         self, read: Callable[[int], Waveform], indices: range, bad: dict[int, str]
@@ -83,15 +83,15 @@ class Embedder:
         Unreadable recordings are added to `bad`. Recordings too short for the encoder are repeated.
         """
         waiting: dict[int, tuple[list[int], list[Waveform]]] = {}  # length -> indices, waveforms
-        most, min_samples = self.batch_seconds * SAMPLE_RATE, self.model.min_samples
+        max_samples, min_samples = self.batch_seconds * SAMPLE_RATE, self.model.min_samples
         with ThreadPoolExecutor(1) as pool:
             ahead = [pool.submit(read, i) for i in indices[:NUM_AHEAD]]
             for position, index in enumerate(indices):
-                done = ahead.pop(0)
+                future = ahead.pop(0)
                 if position + NUM_AHEAD < len(indices):
                     ahead.append(pool.submit(read, indices[position + NUM_AHEAD]))
                 try:
-                    waveform = done.result()
+                    waveform = future.result()
                 except AudioError as error:
                     bad[index] = str(error)
                     continue
@@ -100,10 +100,10 @@ class Embedder:
                 group = waiting.setdefault(len(waveform), ([], []))
                 group[0].append(index)
                 group[1].append(waveform)
-                if (len(group[0]) + 1) * len(waveform) > most:
+                if (len(group[0]) + 1) * len(waveform) > max_samples:
                     yield waiting.pop(len(waveform))
                 # If lengths rarely repeat, waiting recordings would fill the memory: flush the largest group.
-                while sum(length * len(group[0]) for length, group in waiting.items()) > 10 * most:
+                while sum(length * len(group[0]) for length, group in waiting.items()) > 10 * max_samples:
                     yield waiting.pop(max(waiting, key=lambda length: length * len(waiting[length][0])))
         for length in sorted(waiting):
             yield waiting.pop(length)
@@ -142,7 +142,7 @@ def verify(embedder: Embedder, trial_set: TrialSet, replicates: int = 0) -> Veri
     embeddings, bad = embedder.embed_recordings(trial_set.read, len(trials.paths))
     is_scored = ~np.isin([trials.enrol, trials.test], list(bad)).any(axis=0)
     targets = trials.targets[is_scored]
-    reasons = {trials.paths[index]: why for index, why in sorted(bad.items())}
+    reasons = {trials.paths[index]: reason for index, reason in sorted(bad.items())}
     if targets.all() or not targets.any():
         raise ValueError(
             f"The trials '{trial_set.name}' leave {int(targets.sum())} target and {int((~targets).sum())} "
@@ -155,8 +155,8 @@ def verify(embedder: Embedder, trial_set: TrialSet, replicates: int = 0) -> Veri
     metrics = {"eer": curve.eer(), "min_dcf": curve.min_dcf()}
     if replicates:
         speakers = speakers_of(trials)
-        ends = speaker_bootstrap(scores, targets, speakers[enrol], speakers[test], replicates=replicates)
-        for name, interval in (("eer", ends["eer"]), ("min_dcf", ends[dcf_key("min", 0.01)])):
+        intervals = speaker_bootstrap(scores, targets, speakers[enrol], speakers[test], replicates=replicates)
+        for name, interval in (("eer", intervals["eer"]), ("min_dcf", intervals[dcf_key("min", 0.01)])):
             metrics |= {f"{name}_{end}": value for end, value in interval._asdict().items()}
     if bad:
         metrics["skipped_trials"] = float((~is_scored).sum())

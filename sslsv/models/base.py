@@ -134,9 +134,9 @@ class Model(nn.Module, ABC):
                 return StepOutput(output.loss, metrics)
             rows = distributed.gather(embeddings, loss_is_whole=True).transpose(0, 1)  # (V, W*B, D)
             terms = regularizer_terms(tuple(weights), rows, progress.generator(REGULARIZERS))
-            added, values = weighted(terms, list(weights.values()))
+            penalty, values = weighted(terms, list(weights.values()))
         values = {f"embedding_{name}": value for name, value in values.items()}
-        return StepOutput(output.loss + added, metrics | values)
+        return StepOutput(output.loss + penalty, metrics | values)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's parameter groups; by default, vectors and scalars have no weight decay.

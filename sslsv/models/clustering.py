@@ -29,11 +29,11 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
         codes -= codes.logsumexp(dim, keepdim=True)
     codes.exp_()
     num_rows, num_prototypes = codes.shape
-    of_rows, of_prototypes = codes.new_ones(num_rows), codes.new_ones(num_prototypes)
+    row_factors, prototype_factors = codes.new_ones(num_rows), codes.new_ones(num_prototypes)
     for _ in range(iterations - 1):
-        of_prototypes = num_rows / num_prototypes / (of_rows @ codes)
-        of_rows = 1 / (codes @ of_prototypes)
-    return codes.mul_(of_prototypes).mul_(of_rows[:, None])
+        prototype_factors = num_rows / num_prototypes / (row_factors @ codes)
+        row_factors = 1 / (codes @ prototype_factors)
+    return codes.mul_(prototype_factors).mul_(row_factors[:, None])
 
 
 class Clusters(NamedTuple):

@@ -40,7 +40,7 @@ class Combiner(TwoViewModel):
         def __post_init__(self) -> None:
             for key in ("embedding_terms", "projection_terms"):
                 names = [term.name for term in getattr(self, key)]
-                refuse_if(len(set(names)) < len(names), f"{key} is {names}; each loss may be there once")
+                refuse_if(len(set(names)) < len(names), f"{key} is {names}; each loss may occur only once")
             refuse_if(
                 not self.embedding_terms and not self.projection_terms,
                 "projection_terms is empty, and so is embedding_terms; give one of them a loss",

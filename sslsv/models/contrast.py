@@ -47,29 +47,29 @@ class _NTXent(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:
         positives, size = _other_view(z), max(BLOCK_SCORES // len(z), 1)
-        total, right, gradient = z.new_zeros(()), z.new_zeros(()), torch.zeros_like(z)
+        total, num_correct, gradient = z.new_zeros(()), z.new_zeros(()), torch.zeros_like(z)
         for start in range(0, len(z), size):
-            rows, own = z[start : start + size], positives[start : start + size, None]
+            rows, columns = z[start : start + size], positives[start : start + size, None]
             logits = rows @ z.T
             logits.diagonal(start).fill_(-torch.inf)
-            right += (logits.argmax(1, keepdim=True) == own).sum()
+            num_correct += (logits.argmax(1, keepdim=True) == columns).sum()
             partition = logits.logsumexp(1, keepdim=True)
-            total += (partition - logits.gather(1, own)).sum()
+            total += (partition - logits.gather(1, columns)).sum()
             if ctx.needs_input_grad[0]:
                 shares = logits.sub_(partition).exp_()
-                shares.scatter_add_(1, own, shares.new_full(own.shape, -1.0))
+                shares.scatter_add_(1, columns, shares.new_full(columns.shape, -1.0))
                 gradient[start : start + size] += shares @ z
                 gradient.addmm_(shares.T, rows)
         ctx.save_for_backward(gradient / len(z))
-        accuracy = right / len(z)
+        accuracy = num_correct / len(z)
         ctx.mark_non_differentiable(accuracy)
         return total / len(z), accuracy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_loss: Tensor, _: Tensor) -> Tensor:
+    def backward(ctx: Any, loss_grad: Tensor, _: Tensor) -> Tensor:
         (gradient,) = ctx.saved_tensors
-        return of_loss * gradient  # type: ignore[no-any-return]
+        return loss_grad * gradient  # type: ignore[no-any-return]
 
 
 def view_logits(anchors: Tensor, keys: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -98,15 +98,15 @@ class CPC(Model):
         """Return the mean cross entropy of finding an utterance's own frame in the global batch."""
         views = batch["views"]
         frames = self.context.frames(by_view(views))  # type: ignore[operator]
-        steps = self.config.num_steps
+        num_steps = self.config.num_steps
         frames = frames.unflatten(0, (views.shape[1], views.shape[0]))  # (views, B, L, C)
         with torch.autocast(views.device.type, enabled=False):
-            context = self.context.context(frames[0, :, :-steps])  # type: ignore[operator]
+            context = self.context.context(frames[0, :, :-num_steps])  # type: ignore[operator]
             predictions = torch.stack([predictor(context) for predictor in self.predictors])  # (K, B, C)
-            targets = distributed.gather(frames[-1, :, -steps:]).transpose(0, 1)  # (K, W*B, C)
+            targets = distributed.gather(frames[-1, :, -num_steps:]).transpose(0, 1)  # (K, W*B, C)
             logits = predictions @ targets.mT  # (K, B, W*B), unscaled
             first = distributed.rank() * views.shape[0]
-            own = torch.arange(first, first + views.shape[0], device=views.device).expand(steps, -1)
-            loss = F.cross_entropy(logits.flatten(0, 1), own.flatten())
-            accuracy = (logits.detach().argmax(2) == own).to(loss.dtype).mean()
+            columns = torch.arange(first, first + views.shape[0], device=views.device).expand(num_steps, -1)
+            loss = F.cross_entropy(logits.flatten(0, 1), columns.flatten())
+            accuracy = (logits.detach().argmax(2) == columns).to(loss.dtype).mean()
         return self.regularized(StepOutput(loss, {"accuracy": accuracy}), context[:, None], progress)

@@ -72,13 +72,13 @@ class DeepCluster(ProjectedViews):
     def start_epoch(self, progress: Progress, corpus: Corpus) -> None:
         """Fill the memory before the first epoch, and cluster it before every epoch."""
         if progress.epoch == 0:
-            self._remember(corpus.embed(self, seconds=self.config.crop_seconds, clean=False))
+            self._fill_memory(corpus.embed(self, seconds=self.config.crop_seconds, clean=False))
         count, iterations = self.config.num_prototypes, self.config.kmeans_iterations
         for head in range(self.config.num_heads):
             clusters = spherical_kmeans(self.memory[head % 2], count, iterations, progress.generator(head))
             self.prototypes[head], self.labels[head] = clusters
 
-    def _remember(self, embeddings: Tensor) -> None:
+    def _fill_memory(self, embeddings: Tensor) -> None:
         """Project the embeddings (N, D) of all utterances and store them as the rows of both views."""
         self.projector.eval()
         for start in range(0, len(embeddings), 4096):

@@ -118,12 +118,12 @@ class DINO(PrototypeModel):
         with torch.no_grad():
             teacher_rows = self.teacher["head"](self.teacher["encoder"](long))
         with torch.autocast(rows.device.type, enabled=False):
-            own = torch.unflatten(teacher_rows, 0, (-1, num_rows))
-            everywhere = distributed.gather(own.transpose(0, 1))  # (W*B, G, P)
-            positives, sampling = self.sample_positives(everywhere, batch, progress)
+            own_rows = torch.unflatten(teacher_rows, 0, (-1, num_rows))
+            all_rows = distributed.gather(own_rows.transpose(0, 1))  # (W*B, G, P)
+            positives, sampling = self.sample_positives(all_rows, batch, progress)
             targets = self.targets(positives, progress)
             if not config.balance_iterations:
-                self.move_centre(own)
+                self.move_centre(own_rows)
             rows = torch.unflatten(rows, 0, (-1, num_rows))
             loss = dino_loss(rows, self.prototypes(), targets, config.student_temperature)
             entropy = torch.special.entr(targets).sum(2).mean()
@@ -131,8 +131,8 @@ class DINO(PrototypeModel):
             metrics = {"teacher_entropy": entropy, "batch_feature_std": spread} | sampling
             if config.regularizer_weight:
                 means = torch.unflatten(full_precision(hidden[0]), 0, (-1, num_rows)).mean(0)
-                everyone = distributed.gather(means, loss_is_whole=True)
-                penalty = rdino_regularizer(everyone, config.num_prototypes)
+                all_means = distributed.gather(means, loss_is_whole=True)
+                penalty = rdino_regularizer(all_means, config.num_prototypes)
                 first, last = config.first_regularizer_weight, config.regularizer_weight
                 weight = warmed_up(first, last, config.regularizer_warmup_epochs, progress.epoch)
                 loss = loss + weight * penalty

@@ -63,7 +63,7 @@ class MarginSchedule:
         start, end = self.rise_epochs
         refuse_if(
             not 0 <= start < end,
-            f"rise_epochs is {[start, end]}; give the beginning, 0 or later, and then a later end",
+            f"rise_epochs is {[start, end]}; give a start of 0 or more and a larger end",
         )
         refuse_if(
             self.name == "constant" and (start, end) != (0.0, 50.0),
@@ -100,7 +100,7 @@ class MarginConfig:
         )
         refuse_if(
             self.name == "magface" and self.lowest_value > self.value,
-            f"lowest_value is {self.lowest_value}, above value ({self.value}); lower it, or raise the other",
+            f"lowest_value is {self.lowest_value}, above value ({self.value}); lower it, or raise value",
         )
         refuse_if(
             self.norm_range is not None and not 0 < self.norm_range[0] < self.norm_range[1],
@@ -124,7 +124,7 @@ class GateConfig:
     def __post_init__(self) -> None:
         refuse_if(
             self.name == "mixture" and self.start_epoch < 1,
-            "start_epoch is 0, but mixture goes by the losses of the epoch before; give 1 or more",
+            "start_epoch is 0, but mixture uses the losses of the previous epoch; give 1 or more",
         )
 
 
@@ -145,7 +145,7 @@ class RegularizerConfig:
     weight: Weight = 0.1
 
 
-def _named_once(regularizers: tuple[RegularizerConfig, ...]) -> tuple[RegularizerConfig, ...]:
+def _refuse_duplicates(regularizers: tuple[RegularizerConfig, ...]) -> tuple[RegularizerConfig, ...]:
     names = [each.name for each in regularizers]
     refuse_if(len(set(names)) < len(names), f"it is {names}: name each once, with the sum of its weights")
     return regularizers
@@ -158,7 +158,7 @@ class MethodConfig:
     name: str
     regularizers: Annotated[
         tuple[RegularizerConfig, ...],
-        AfterValidator(_named_once),
+        AfterValidator(_refuse_duplicates),
         Field(description="extra loss terms on the embeddings, each with a name and a weight"),
     ] = ()
     groups_utterances: ClassVar[bool] = False  # True: clusters utterances, so several `speeds` are refused

@@ -38,7 +38,8 @@ def fit_mixture(values: Tensor, iterations: int = 100, tolerance: float = 1e-6) 
     values = values[:: -(-len(values) // 2**20)]
     counts = torch.arange(1, len(values), dtype=torch.float64)
     sums = values.cumsum(0)
-    gains = sums[:-1].square() / counts + (sums[-1] - sums[:-1]).square() / counts.flip(0)
+    lower, upper = sums[:-1], sums[-1] - sums[:-1]  # the sum of each interval, for every split
+    gains = lower.square() / counts + upper.square() / counts.flip(0)
     is_upper = (torch.arange(len(values)) > gains.argmax()).double()
     shares = torch.stack([1 - is_upper, is_upper])  # (2, N), share of each Gaussian in each value
     floor = values.var(correction=0) * 1e-6 + 1e-12
@@ -51,8 +52,8 @@ def fit_mixture(values: Tensor, iterations: int = 100, tolerance: float = 1e-6) 
         logs = log_densities(mixture, values)
         evidence = logs.logsumexp(0)
         shares = (logs - evidence).exp()
-        before, likelihood = likelihood, float(evidence.mean())
-        if likelihood - before < tolerance:
+        previous, likelihood = likelihood, float(evidence.mean())
+        if likelihood - previous < tolerance:
             break
     order = mixture.means.argsort()
     return Mixture(*(part[order] for part in mixture))
@@ -74,8 +75,8 @@ def crossing(mixture: Mixture) -> float | None:
     # The difference of the log densities is quadratic and changes sign between the means: one root.
     for _ in range(100):
         middle = (low + high) / 2
-        place = torch.tensor([middle], dtype=torch.float64)
-        is_beyond = float(log_densities(mixture, place).diff(dim=0)) > 0
+        point = torch.tensor([middle], dtype=torch.float64)
+        is_beyond = float(log_densities(mixture, point).diff(dim=0)) > 0
         low, high = (low, middle) if is_beyond else (middle, high)
     return (low + high) / 2
 
@@ -106,16 +107,16 @@ class Gate(nn.Module):
         """
         if self.config.name != "mixture" or progress.epoch < self.config.start_epoch:
             return
-        found = None
+        log_threshold = None
         seen = self.losses[self.losses >= 0]
         if distributed.is_main() and len(seen) > 1:
-            losses = seen.double().clamp_min(LOWEST_LOSS).log()
-            found = crossing(fit_mixture(losses))
-            if found is not None:
-                found = max(found, float(losses.quantile(self.config.min_kept)))
-        found = distributed.broadcast_object(found)
-        if found is not None:
-            self.threshold.fill_(math.exp(found))
+            log_losses = seen.double().clamp_min(LOWEST_LOSS).log()
+            log_threshold = crossing(fit_mixture(log_losses))
+            if log_threshold is not None:
+                log_threshold = max(log_threshold, float(log_losses.quantile(self.config.min_kept)))
+        log_threshold = distributed.broadcast_object(log_threshold)
+        if log_threshold is not None:
+            self.threshold.fill_(math.exp(log_threshold))
 
     def judge(self, losses: Tensor, progress: Progress) -> Tensor:
         """Return KEPT or LEFT_OUT per loss (B,); before `start_epoch` or without threshold, keep all."""
@@ -126,8 +127,8 @@ class Gate(nn.Module):
         """Store this step's losses and outcomes (B,) if training; return all workers' outcomes, (W*B,)."""
         # One collective for all three columns; float64 represents every utterance number exactly.
         rows = distributed.gather(torch.stack([t.double() for t in (utterances, losses, outcomes)], 1))
-        places = rows[:, 0].long()
+        indices = rows[:, 0].long()
         if self.training:
-            self.losses[places] = rows[:, 1].to(self.losses.dtype)
-            self.outcomes[places] = rows[:, 2].to(self.outcomes.dtype)
+            self.losses[indices] = rows[:, 1].to(self.losses.dtype)
+            self.outcomes[indices] = rows[:, 2].to(self.outcomes.dtype)
         return rows[:, 2].long()

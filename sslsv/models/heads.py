@@ -96,13 +96,13 @@ class _LogSumExp(torch.autograd.Function):
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         rows, prototypes, sums = ctx.saved_tensors
         scaled = gradients / ctx.temperature
-        of_rows, of_prototypes = torch.empty_like(rows), torch.zeros_like(prototypes)
+        rows_grad, prototypes_grad = torch.empty_like(rows), torch.zeros_like(prototypes)
         for i, view in enumerate(rows):
             softmax = (view / ctx.temperature @ prototypes.T).sub_(sums[i, :, None]).exp_()
             weights = softmax.mul_(scaled[i, :, None])
-            of_rows[i] = weights @ prototypes
-            of_prototypes.addmm_(weights.T, view)
-        return of_rows, of_prototypes, None
+            rows_grad[i] = weights @ prototypes
+            prototypes_grad.addmm_(weights.T, view)
+        return rows_grad, prototypes_grad, None
 
 
 def log_sum_exp(rows: Tensor, prototypes: Tensor, temperature: float) -> Tensor:

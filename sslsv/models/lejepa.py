@@ -33,8 +33,8 @@ class LeJEPA(ProjectedViews):
         num_directions: Annotated[int, Field(ge=1, description="random SIGReg directions per step")] = 1024
 
         def __post_init__(self) -> None:
-            is_alone = self.num_long + self.num_short < 2
-            refuse_if(is_alone, "num_long is 1 and num_short 0; there must be two views or more")
+            has_one_view = self.num_long + self.num_short < 2
+            refuse_if(has_one_view, "num_long is 1 and num_short 0; raise one of them: two views are needed")
 
     config: Config
 

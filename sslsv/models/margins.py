@@ -16,7 +16,7 @@ from sslsv.models.fields import MarginConfig, MarginSchedule
 from sslsv.ops import distributed
 
 # Initial running averages. CurricularFace: mean cosine of positives. AdaFace: mean and deviation of norms.
-_FIRST_AVERAGES = {"curricularface": (0.0,), "adaface": (20.0, 100.0)}
+_INITIAL_AVERAGES = {"curricularface": (0.0,), "adaface": (20.0, 100.0)}
 _AVERAGE_RATE = 0.01  # weight of the current step in the running averages
 
 
@@ -28,12 +28,12 @@ def rising_share(schedule: MarginSchedule, epochs: float) -> float:
     if schedule.name == "constant":
         return 1.0
     start, end = schedule.rise_epochs
-    done = min(max((epochs - start) / (end - start), 0.0), 1.0)
+    fraction = min(max((epochs - start) / (end - start), 0.0), 1.0)
     if schedule.name == "cosine":
-        return (1.0 - math.cos(math.pi * done)) / 2.0
-    if schedule.name == "exponential" and done < 1:
-        return 1.0 - math.exp(done * math.log(1e-3 / (1 + 1e-6)))
-    return done
+        return (1.0 - math.cos(math.pi * fraction)) / 2.0
+    if schedule.name == "exponential" and fraction < 1:
+        return 1.0 - math.exp(fraction * math.log(1e-3 / (1 + 1e-6)))
+    return fraction
 
 
 def add_angle(cosines: Tensor, margin: Tensor | float) -> Tensor:
@@ -60,8 +60,8 @@ def multiply_angle(cosines: Tensor, factor: Tensor | float) -> Tensor:
     """
     with torch.no_grad():
         angles = cosines.clamp(-1, 1).acos()
-        turns = (factor * angles / math.pi).floor()
-        multiplied = (1 - 2 * turns.remainder(2)) * (factor * angles).cos() - 2 * turns
+        half_turns = (factor * angles / math.pi).floor()
+        multiplied = (1 - 2 * half_turns.remainder(2)) * (factor * angles).cos() - 2 * half_turns
         # Subtracting the cosine of the rounded angle cancels its rounding: a factor of 1 changes no bit.
         change = multiplied - angles.cos()
     return cosines + change
@@ -72,20 +72,20 @@ def add_by_quality(cosines: Tensor, margin: Tensor | float, quality: Tensor) -> 
 
     The angle is clamped to [0, pi], as in the authors' code.
     """
-    turn, inner = margin * quality, _inner(cosines)
+    turn, clamped = margin * quality, _clamped(cosines)
     turned = cosines * turn.cos() + _sines(cosines) * turn.sin()
-    turned = torch.where((turn > 0) & (inner > turn.cos()), 1.0, turned)
-    turned = torch.where((turn < 0) & (inner < -turn.cos()), -1.0, turned)
+    turned = torch.where((turn > 0) & (clamped > turn.cos()), 1.0, turned)
+    turned = torch.where((turn < 0) & (clamped < -turn.cos()), -1.0, turned)
     return turned - margin * (1 + quality)
 
 
-def _inner(cosines: Tensor) -> Tensor:
+def _clamped(cosines: Tensor) -> Tensor:
     # The derivatives of sine and angle are infinite at a cosine of 1, as for identical views.
     return cosines.clamp(-1 + 1e-7, 1 - 1e-7)
 
 
 def _sines(cosines: Tensor) -> Tensor:
-    return (1 - _inner(cosines).square()).sqrt()
+    return (1 - _clamped(cosines).square()).sqrt()
 
 
 class Margin(nn.Module):
@@ -104,8 +104,8 @@ class Margin(nn.Module):
         self.is_active = config.name != "none"
         if self.is_active:
             self.register_buffer("share", torch.tensor(rising_share(config.schedule, 0.0)))
-        if config.name in _FIRST_AVERAGES:
-            self.register_buffer("averages", torch.tensor(_FIRST_AVERAGES[config.name]))
+        if config.name in _INITIAL_AVERAGES:
+            self.register_buffer("averages", torch.tensor(_INITIAL_AVERAGES[config.name]))
         if config.name == "magface":
             norm_range = torch.tensor(config.norm_range or (math.nan, math.nan))
             self.register_buffer("norm_range", norm_range, persistent=False)
@@ -122,14 +122,14 @@ class Margin(nn.Module):
         if self.config.name == "magface" and self.config.norm_range is None:
             norms = self._of_all_workers(anchors.norm(dim=1))
             self.norm_range = norms.quantile(norms.new_tensor([0.05, 0.95]))
-        if self.config.name not in _FIRST_AVERAGES or not self.training:
+        if self.config.name not in _INITIAL_AVERAGES or not self.training:
             return
         if self.config.name == "curricularface":
-            seen = self.temperature * self._of_all_workers(positive_logits).mean()[None]
+            current = self.temperature * self._of_all_workers(positive_logits).mean()[None]
         else:
             norms = self._of_all_workers(anchors.norm(dim=1))
-            seen = torch.stack([norms.mean(), norms.std()])
-        self._new_averages = self.averages.lerp(seen.to(self.averages.dtype), _AVERAGE_RATE)
+            current = torch.stack([norms.mean(), norms.std()])
+        self._new_averages = self.averages.lerp(current.to(self.averages.dtype), _AVERAGE_RATE)
 
     def forward(self, logits: Tensor, positives: Tensor, anchors: Tensor) -> Tensor:
         """Return logits (N, K) with the margin.
@@ -144,7 +144,7 @@ class Margin(nn.Module):
         changed = logits.scatter_add(1, positives, changes / self.temperature)
         if self.config.name != "curricularface":
             return changed
-        return changed + self._of_hard_negatives(logits, positives, cosines) / self.temperature
+        return changed + self._hard_negative_changes(logits, positives, cosines) / self.temperature
 
     def penalty(self, anchors: Tensor) -> Tensor:
         """Return `norm_weight` times MagFace's mean of 1 / norm + norm / highest^2; 0 for other margins."""
@@ -184,11 +184,11 @@ class Margin(nn.Module):
         if config.name == "magface":  # arXiv 2103.06627: the longer the anchor, the larger its margin
             low, high = self.norm_range.unbind()
             norms = anchors.norm(dim=1, keepdim=True)
-            place = (norms.clamp(low, high) - low) / (high - low).clamp(min=0.01 * high)
-            margin = self.share * (config.lowest_value + (config.value - config.lowest_value) * place)
+            position = (norms.clamp(low, high) - low) / (high - low).clamp(min=0.01 * high)
+            margin = self.share * (config.lowest_value + (config.value - config.lowest_value) * position)
         return add_angle(cosines, margin)
 
-    def _of_hard_negatives(self, logits: Tensor, positives: Tensor, cosines: Tensor) -> Tensor:
+    def _hard_negative_changes(self, logits: Tensor, positives: Tensor, cosines: Tensor) -> Tensor:
         """Return the changes that CurricularFace (arXiv 2004.00288) makes to cosines of negatives, (N, K).
 
         Negatives above cos(theta + margin) of the anchor's positive (of its farthest positive, if there are
@@ -205,8 +205,8 @@ class Margin(nn.Module):
 
     @property
     def _value(self) -> Tensor:
-        none = 1.0 if self.config.name == "sphereface" else 0.0
-        return none + (self.config.value - none) * self.share
+        neutral = 1.0 if self.config.name == "sphereface" else 0.0
+        return neutral + (self.config.value - neutral) * self.share
 
     @property
     def _averages(self) -> Tensor:

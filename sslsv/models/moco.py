@@ -71,12 +71,12 @@ class MoCo(TwoViewTeacherModel):
                 moco_logits(queries[:, i], keys[:, 1 - i], queue.rows, self.config.temperature)  # type: ignore[arg-type]
                 for i, queue in ((0, self.queues[1]), (1, self.queues[0]))
             ]
-            own = torch.zeros(len(keys), dtype=torch.int64, device=keys.device)
+            columns = torch.zeros(len(keys), dtype=torch.int64, device=keys.device)
             self.margin.observe(torch.cat([each[:, 0] for each in logits]), anchors.flatten(0, 1))
             with_margin = [
-                self.margin(each, own[:, None], anchors[:, view]) for view, each in enumerate(logits)
+                self.margin(each, columns[:, None], anchors[:, view]) for view, each in enumerate(logits)
             ]
-            loss = torch.stack([F.cross_entropy(each, own) for each in with_margin]).mean()
+            loss = torch.stack([F.cross_entropy(each, columns) for each in with_margin]).mean()
             loss = loss + self.margin.penalty(anchors.flatten(0, 1))
             accuracy = torch.stack([(each.argmax(1) == 0).to(loss.dtype).mean() for each in logits]).mean()
         output = StepOutput(loss, {"accuracy": accuracy.detach()} | sampling | self.margin.metrics())

@@ -50,5 +50,5 @@ class MoCoV3(TwoViewTeacherModel):
         with torch.autocast(targets.device.type, enabled=False):
             queries = distributed.gather(by_sample(predictions), loss_is_whole=True)
             keys = distributed.gather(targets)
-            loss, nearest = moco_v3_loss(queries, keys, self.config.temperature)
-        return self.regularized(StepOutput(loss, {"accuracy": nearest}), by_sample(embeddings), progress)
+            loss, share = moco_v3_loss(queries, keys, self.config.temperature)
+        return self.regularized(StepOutput(loss, {"accuracy": share}), by_sample(embeddings), progress)

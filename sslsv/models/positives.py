@@ -76,45 +76,45 @@ class PositiveSampler(nn.Module):
         `utterances` (B,) are the rows' own, `draws` (B, 2) uniform in [0, 1). Replaced rows have no gradient.
         """
         own = rows.flatten(1)
-        places = self.sample(utterances, draws)
-        is_replaced = places >= 0
-        sampled = self.queue.rows[places.clamp_min(0)].to(own.dtype)
+        indices = self.sample(utterances, draws)
+        is_replaced = indices >= 0
+        sampled = self.queue.rows[indices.clamp_min(0)].to(own.dtype)
         result = torch.where(is_replaced[:, None], sampled, own)
-        kept = self.queue.push(own.detach())
-        self.utterances[kept] = utterances[len(utterances) - len(kept) :]
+        new_indices = self.queue.push(own.detach())
+        self.utterances[new_indices] = utterances[len(utterances) - len(new_indices) :]
         return result.view_as(rows), is_replaced.float().mean()
 
     @torch.no_grad()
     def sample(self, utterances: Tensor, draws: Tensor) -> Tensor:
         """Return the index of a positive in the queue for each utterance (B,), or -1 for none."""
-        own = self.labels[utterances]
+        own_clusters = self.labels[utterances]
         if self.settings.sampling == "nearest":
-            return self._nearest(utterances, draws[:, 1:]).masked_fill(own < 0, -1)
-        options = self.neighbors[own]  # (B, num_neighbors or 1)
-        wanted = options.gather(1, (draws[:, :1] * options.shape[1]).long()).squeeze(1)
-        wanted = wanted.masked_fill(own < 0, -1)
-        members = self.labels[self.utterances].masked_fill(~self._is_newest(), -1)
-        members, places = members.sort(stable=True)  # makes the members of each cluster adjacent
-        first = torch.searchsorted(members, wanted)
-        count = torch.searchsorted(members, wanted, right=True) - first
-        chosen = (first + (draws[:, 1] * count).long()).clamp_max(len(places) - 1)
-        return places[chosen].masked_fill((count == 0) | (wanted < 0), -1)
+            return self._nearest(utterances, draws[:, 1:]).masked_fill(own_clusters < 0, -1)
+        candidates = self.neighbors[own_clusters]  # (B, num_neighbors or 1)
+        clusters = candidates.gather(1, (draws[:, :1] * candidates.shape[1]).long()).squeeze(1)
+        clusters = clusters.masked_fill(own_clusters < 0, -1)
+        row_clusters = self.labels[self.utterances].masked_fill(~self._is_newest(), -1)
+        row_clusters, indices = row_clusters.sort(stable=True)  # makes the members of each cluster adjacent
+        first = torch.searchsorted(row_clusters, clusters)
+        count = torch.searchsorted(row_clusters, clusters, right=True) - first
+        chosen = (first + (draws[:, 1] * count).long()).clamp_max(len(indices) - 1)
+        return indices[chosen].masked_fill((count == 0) | (clusters < 0), -1)
 
     def _nearest(self, utterances: Tensor, draws: Tensor) -> Tensor:
         # Scores compare the clean crops of anchors (rows) and of utterances in the queue (columns).
-        others = self.references[self.utterances.clamp_min(0)].float()
-        scores = self.references[utterances].float() @ others.T
+        queued = self.references[self.utterances.clamp_min(0)].float()
+        scores = self.references[utterances].float() @ queued.T
         is_other = self._is_newest() & (self.utterances != utterances[:, None])
-        best = scores.masked_fill(~is_other, -torch.inf).topk(min(self.settings.num_neighbors, len(others)))
+        best = scores.masked_fill(~is_other, -torch.inf).topk(min(self.settings.num_neighbors, len(queued)))
         count = (best.values > -torch.inf).sum(1, keepdim=True)
-        places = best.indices.gather(1, (draws * count).long())
-        return places.masked_fill(count == 0, -1).squeeze(1)
+        indices = best.indices.gather(1, (draws * count).long())
+        return indices.masked_fill(count == 0, -1).squeeze(1)
 
     def _is_newest(self) -> Tensor:
         """Return for each queue row whether it holds the newest positive of its utterance, (Q,)."""
         length = len(self.utterances)
-        ages = (torch.arange(length, device=self.labels.device) - self.queue.next_row) % length
-        ages = ages.masked_fill(self.utterances < 0, -1)  # larger is newer; -1 for empty rows
+        recency = (torch.arange(length, device=self.labels.device) - self.queue.next_row) % length
+        recency = recency.masked_fill(self.utterances < 0, -1)  # larger is newer; -1 for empty rows
         newest = torch.full_like(self.labels, -1)
-        newest.scatter_reduce_(0, self.utterances.clamp_min(0), ages, "amax")
-        return (ages >= 0) & (newest[self.utterances] == ages)
+        newest.scatter_reduce_(0, self.utterances.clamp_min(0), recency, "amax")
+        return (recency >= 0) & (newest[self.utterances] == recency)

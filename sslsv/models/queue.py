@@ -29,7 +29,7 @@ class Queue(nn.Module):
         """
         length = len(self.rows)
         rows = rows[-length:].to(self.rows.dtype) if length else rows[:0]
-        places = (self.next_row + torch.arange(len(rows), device=rows.device)) % max(length, 1)
-        self.rows[places] = rows
+        indices = (self.next_row + torch.arange(len(rows), device=rows.device)) % max(length, 1)
+        self.rows[indices] = rows
         self.next_row.add_(len(rows)).remainder_(max(length, 1))
-        return places
+        return indices

@@ -80,14 +80,14 @@ class SDPN(PrototypeModel):
         with torch.autocast(rows.device.type, enabled=False):
             prototypes = self.prototypes()
             with torch.no_grad():
-                everywhere, temperature = distributed.gather(teacher_rows), config.teacher_temperature
-                balanced = sdpn_targets(everywhere, prototypes, temperature, config.balance_iterations)
+                all_rows, temperature = distributed.gather(teacher_rows), config.teacher_temperature
+                balanced = sdpn_targets(all_rows, prototypes, temperature, config.balance_iterations)
                 targets = distributed.own_rows(balanced)
             cosines = torch.unflatten(rows, 0, (-1, num_rows)) @ prototypes.T
             log_probabilities = F.log_softmax(cosines / config.student_temperature, 2)
             prediction = distributed.all_reduce_mean(log_probabilities.exp().mean((0, 1)))
-            by_row = by_sample(embeddings, config.num_short)
-            views = distributed.gather(by_row, loss_is_whole=True).unbind(1)  # (W*B, D) each
+            own_views = by_sample(embeddings, config.num_short)
+            views = distributed.gather(own_views, loss_is_whole=True).unbind(1)  # (W*B, D) each
             loss = -(targets * log_probabilities).sum(2).mean() + config.memax_weight * memax(prediction)
             if config.koleo_weight:
                 loss = loss + config.koleo_weight * torch.stack([koleo(view) for view in views]).sum()
@@ -98,4 +98,4 @@ class SDPN(PrototypeModel):
                 "target_entropy": torch.special.entr(targets).sum(1).mean(),
                 "mean_entropy": torch.special.entr(prediction.detach()).sum(),
             }
-        return self.regularized(StepOutput(loss, metrics), by_row, progress)
+        return self.regularized(StepOutput(loss, metrics), own_views, progress)

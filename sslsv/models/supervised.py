@@ -36,8 +36,8 @@ def harder_negatives(cosines: Tensor, labels: Tensor, count: int, margin: Tensor
     count = min(count, cosines.shape[1] - 1)
     if count == 0:
         return cosines
-    places = cosines.detach().scatter(1, labels[:, None], -2.0).topk(count, dim=1).indices
-    return cosines.scatter(1, places, subtract_angle(cosines.gather(1, places), margin))
+    columns = cosines.detach().scatter(1, labels[:, None], -2.0).topk(count, dim=1).indices
+    return cosines.scatter(1, columns, subtract_angle(cosines.gather(1, columns), margin))
 
 
 def sphereface2_loss(
@@ -93,7 +93,7 @@ class Supervised(Model):
             is_gated = self.gate.name != "none"
             refuse_if(
                 is_gated and self.loss != "aam",
-                f"gate.name is {self.gate.name!r} and loss {self.loss!r}; gates go by the cross entropy of "
+                f"gate.name is {self.gate.name!r} and loss {self.loss!r}; gates use the cross entropy of "
                 "aam: set loss to aam, or gate.name to none",
             )
             refuse_if(
@@ -114,8 +114,8 @@ class Supervised(Model):
             self.views += (ViewGroup("clean", 1, config.crop_seconds, is_clean=True),)
         self.encoder = encoder
         dim = int(encoder.embedding_dim)  # type: ignore[arg-type]
-        rows = size.num_speakers * config.num_subcenters  # the centres of a class are adjacent
-        self.classes = nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, dim)))
+        num_rows = size.num_speakers * config.num_subcenters  # the centres of a class are adjacent
+        self.classes = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_rows, dim)))
         self.bias = nn.Parameter(torch.zeros(())) if config.loss == "sphereface2" else None
         is_gated = config.gate.name != "none"
         self.gate = Gate(config.gate, size.num_utterances) if is_gated else None
@@ -127,10 +127,10 @@ class Supervised(Model):
             return
         classes = getattr(model, "classes", None)
         if classes is None or classes.shape != self.classes.shape:
-            found = "has none" if classes is None else f"has {len(classes)}"
+            actual = "has none" if classes is None else f"has {len(classes)}"
             raise ValueError(
-                f"model.keeps_classes is true, but of the {len(self.classes)} classes that this run needs, "
-                f"encoder.init {found}; set it to false, or start from a supervised run on the same lists "
+                f"model.keeps_classes is true and this run needs {len(self.classes)} classes, but "
+                f"encoder.init {actual}; set it to false, or start from a supervised run on the same lists "
                 "with the same data.speeds_are_classes"
             )
         with torch.no_grad():
@@ -155,9 +155,9 @@ class Supervised(Model):
         embeddings = self.encoder(batch["views"][:, 0])
         cosines = self.cosines(embeddings)
         share = 1.0 if config.margin_schedule.name == "constant" else self.margin_share(cosines, progress)
-        targets, weights, gated = labels, None, {}
+        targets, weights, gate_metrics = labels, None, {}
         if self.gate is not None:
-            targets, weights, gated = self.judge(self.gate, cosines, batch, share, progress)
+            targets, weights, gate_metrics = self.judge(self.gate, cosines, batch, share, progress)
         with torch.autocast(embeddings.device.type, enabled=False):
             if self.bias is not None:
                 hardened = self._hardened(cosines, labels, share)
@@ -167,7 +167,7 @@ class Supervised(Model):
             else:
                 loss = (weights * self._losses(cosines, targets, share)).sum()
             accuracy = (cosines.detach().argmax(1) == labels).to(loss.dtype).mean()
-        output = StepOutput(loss, {"accuracy": accuracy, **gated})
+        output = StepOutput(loss, {"accuracy": accuracy, **gate_metrics})
         return self.regularized(output, full_precision(embeddings)[:, None], progress)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -199,14 +199,14 @@ class Supervised(Model):
         outcomes = gate.judge(losses, progress)
         is_correcting = correction is not None and progress.epoch >= correction.start_epoch
         if correction is not None and is_correcting:
-            out = torch.nonzero(outcomes == LEFT_OUT)[:, 0]
-            predicted, probabilities = self.predict(batch["clean"][out, 0], correction.temperature)
+            left_out = torch.nonzero(outcomes == LEFT_OUT)[:, 0]
+            predicted, probabilities = self.predict(batch["clean"][left_out, 0], correction.temperature)
             is_sure = probabilities > correction.threshold
-            labels = labels.index_put((out[is_sure],), predicted[is_sure])
-            outcomes[out[is_sure]] = CORRECTED
-        everywhere = gate.remember(batch["utterance"], losses, outcomes)
-        kept, corrected = ((everywhere == code).to(losses.dtype) for code in (KEPT, CORRECTED))
-        count = len(everywhere) if is_correcting else kept.sum().clamp_min(1)
+            labels = labels.index_put((left_out[is_sure],), predicted[is_sure])
+            outcomes[left_out[is_sure]] = CORRECTED
+        all_outcomes = gate.remember(batch["utterance"], losses, outcomes)
+        kept, corrected = ((all_outcomes == code).to(losses.dtype) for code in (KEPT, CORRECTED))
+        count = len(all_outcomes) if is_correcting else kept.sum().clamp_min(1)
         weights = (outcomes != LEFT_OUT).to(losses.dtype) * distributed.world_size() / count
         metrics = {"kept": kept.mean(), "gate_threshold": gate.threshold.clone()}
         return labels, weights, metrics | ({"corrected": corrected.mean()} if correction is not None else {})

@@ -46,12 +46,12 @@ class _GramProducts(torch.autograd.Function):
     def backward(ctx: Any, energy_grad: Tensor, diagonal_grad: Tensor) -> tuple[Tensor, Tensor | None]:
         z_a, z_b, gram_a, gram_b, diagonal = ctx.saved_tensors
         if z_b is None:
-            of_columns = 2 * diagonal_grad - 4 * energy_grad * diagonal
-            return torch.addcmul(4 * energy_grad * gram_a @ z_a, z_a, of_columns), None
-        of_columns = diagonal_grad - 2 * energy_grad * diagonal
+            column_factors = 2 * diagonal_grad - 4 * energy_grad * diagonal
+            return torch.addcmul(4 * energy_grad * gram_a @ z_a, z_a, column_factors), None
+        column_factors = diagonal_grad - 2 * energy_grad * diagonal
         return (
-            torch.addcmul(2 * energy_grad * gram_b @ z_a, z_b, of_columns),
-            torch.addcmul(2 * energy_grad * gram_a @ z_b, z_a, of_columns),
+            torch.addcmul(2 * energy_grad * gram_b @ z_a, z_b, column_factors),
+            torch.addcmul(2 * energy_grad * gram_a @ z_b, z_a, column_factors),
         )
 
 
@@ -61,8 +61,8 @@ def cross_products(z_a: Tensor, z_b: Tensor | None = None) -> tuple[Tensor, Tens
     Without `z_b`, z_a takes its place. For B < P the P x P matrix is never built: the same value is the sum
     over (z_a z_a^T) * (z_b z_b^T), B x B matrices, minus the sum of the squared diagonal.
     """
-    rows, dims = z_a.shape
-    if rows < dims:
+    num_rows, num_dims = z_a.shape
+    if num_rows < num_dims:
         energy, diagonal = _GramProducts.apply(z_a, z_b)
         return energy, diagonal
     products = z_a.T @ (z_a if z_b is None else z_b)
@@ -76,9 +76,9 @@ def variance_and_covariance(z: Tensor, target_std: float = 1.0, eps: float = 1e-
     Variances and covariances are unbiased, from one centred copy of `z` (B, P). Source: VICReg (arXiv
     2105.04906), equations 1, 3 and 4.
     """
-    rows, dims = z.shape
+    num_rows, num_dims = z.shape
     energy, squares = cross_products(z - z.mean(0))
-    return _hinge(squares / (rows - 1), target_std, eps), energy / (dims * (rows - 1) ** 2)
+    return _hinge(squares / (num_rows - 1), target_std, eps), energy / (num_dims * (num_rows - 1) ** 2)
 
 
 def correlation_penalty(z: Tensor, eps: float = 1e-12) -> Tensor:
@@ -123,9 +123,9 @@ def barlow_twins_loss(
     dimensions, not means. C is the batch cross-correlation of columns, which are standardised here with
     biased deviations (as in a batch norm, eps 1e-5). The paper has no scale; its code multiplies by 0.024.
     """
-    rows = z_a.shape[0]
+    num_rows = z_a.shape[0]
     energy, diagonal = cross_products(*(F.batch_norm(z, None, None, training=True) for z in (z_a, z_b)))
-    terms = {"invariance": (1 - diagonal / rows).square().sum(), "redundancy": energy / rows**2}
+    terms = {"invariance": (1 - diagonal / num_rows).square().sum(), "redundancy": energy / num_rows**2}
     return weighted(terms, (scale, scale * redundancy_weight))
 
 

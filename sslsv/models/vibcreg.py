@@ -45,11 +45,11 @@ class VIbCReg(TwoViewModel):
         positives: Positives = None
 
         def __post_init__(self) -> None:
-            last = self.projector_dims[-1] if self.projector_dims else 0
+            last_dim = self.projector_dims[-1] if self.projector_dims else 0
             refuse_if(
-                self.whitening_groups > 0 and last % self.whitening_groups > 0,
+                self.whitening_groups > 0 and last_dim % self.whitening_groups > 0,
                 f"whitening_groups is {self.whitening_groups}, which does not divide the projector's last "
-                f"layer of {last}; choose a divisor of it, or 0 for no whitening",
+                f"layer of {last_dim}; choose a divisor of it, or 0 for no whitening",
             )
 
     config: Config

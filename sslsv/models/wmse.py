@@ -61,21 +61,21 @@ class WMSE(TwoViewModel):
         def __post_init__(self) -> None:
             refuse_if(
                 not self.projector_dims,
-                "projector_dims is empty, but whitening needs few dimensions: end with 64",
+                "projector_dims is empty, but whitening needs few dimensions: let it end with 64",
             )
-            last = self.projector_dims[-1]
+            last_dim = self.projector_dims[-1]
             refuse_if(
-                self.group_size < 2 * last,
-                f"group_size is {self.group_size}, and whitening the projector's last layer of {last} units "
-                f"needs twice as many utterances; raise it to {2 * last}, or lower the layer",
+                self.group_size < 2 * last_dim,
+                f"group_size is {self.group_size}, and whitening the projector's last layer of {last_dim} "
+                f"units needs twice as many utterances; raise it to {2 * last_dim}, or use fewer units",
             )
 
         def check_batch_size(self, batch_size: int) -> None:
             """Refuse a global batch size that is not a multiple of the group size."""
             refuse_if(
                 batch_size % self.group_size > 0,
-                f"train.batch_size is {batch_size}, which groups of model.group_size {self.group_size} do "
-                "not fill; use a multiple of it, or other groups",
+                f"train.batch_size is {batch_size}, not a multiple of model.group_size "
+                f"({self.group_size}); use a multiple of it, or another group size",
             )
 
     config: Config

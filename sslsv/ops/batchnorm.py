@@ -22,8 +22,8 @@ class _Normalize(torch.autograd.Function):
         rows = full_precision(x).movedim(1, -1).reshape(-1, x.shape[1])
         mean = rows.mean(0)
         moments = torch.cat([mean, (rows - mean).square_().mean(0), mean.new_tensor([len(rows)])])
-        counts = (ranks := distributed.gather(moments[None]))[:, -1:]
-        means, variances = ranks[:, :-1].chunk(2, dim=1)
+        counts = (all_moments := distributed.gather(moments[None]))[:, -1:]
+        means, variances = all_moments[:, :-1].chunk(2, dim=1)
         total = counts.sum()
         mean = (means * counts).sum(0) / total
         # Merging the moments of parts (Chan et al.) avoids a difference of large squares.

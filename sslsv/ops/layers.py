@@ -16,11 +16,11 @@ def full_precision(x: Tensor) -> Tensor:
 
 def in_format_of(network: nn.Module, x: Tensor) -> Tensor:
     """Return maps (B, C, F, L) in channels-last format if the network's convolutions are in that format."""
-    is_last = any(
+    is_channels_last = any(
         p.ndim == 4 and p.shape[2] > 1 and p.is_contiguous(memory_format=torch.channels_last)
         for p in network.parameters()
     )
-    return x.contiguous(memory_format=torch.channels_last) if is_last else x
+    return x.contiguous(memory_format=torch.channels_last) if is_channels_last else x
 
 
 def projector(input_dim: int, dims: Sequence[int], ends_in_norm: bool = False) -> nn.Sequential:
@@ -43,14 +43,14 @@ def projector(input_dim: int, dims: Sequence[int], ends_in_norm: bool = False) -
 def frozen_running_statistics(module: nn.Module) -> Iterator[None]:
     """Keep running statistics unchanged inside the context; batch norms in training still use the batch."""
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
-    kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]  # type: ignore[union-attr]
+    saved = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]  # type: ignore[union-attr]
     for norm in norms:
         # Checkpointing requires that both passes save the same tensors, so `track_running_stats` must stay.
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, (momentum, count) in zip(norms, kept, strict=True):
+        for norm, (momentum, count) in zip(norms, saved, strict=True):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(count)  # type: ignore[union-attr]
 

@@ -41,10 +41,10 @@ class IterNorm(nn.Module):
             return torch.addcmul(self.bias, whitened.transpose(0, 1).flatten(1), self.weight)
 
     def _global_statistics(self, groups: Tensor) -> tuple[Tensor, Tensor]:
-        rows = groups.shape[1] * distributed.world_size()
-        mean = distributed.all_reduce_sum(groups.sum(1)) / rows
+        num_rows = groups.shape[1] * distributed.world_size()
+        mean = distributed.all_reduce_sum(groups.sum(1)) / num_rows
         centred = groups - mean[:, None]
-        covariance = distributed.all_reduce_sum(centred.mT @ centred) / rows
+        covariance = distributed.all_reduce_sum(centred.mT @ centred) / num_rows
         identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
         covariance = covariance + self.eps * identity
         # Newton's iteration converges for eigenvalues in (0, 1], so divide by the trace here and undo that at

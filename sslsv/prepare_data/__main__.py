@@ -29,21 +29,21 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0 when done, 1 if bad files are left out, 2 on an error, 130 on Ctrl-C."""
-    given = sys.argv[1:] if arguments is None else arguments
+    args = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):  # file names may be invalid UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if not given or given[0] in ("-h", "--help"):
+    if not args or args[0] in ("-h", "--help"):
         commands = "\n".join(f"  {name:<8} {purpose}" for name, purpose in COMMANDS.items())
         print(f"usage: {command_name('prepare_data')} [COMMAND] FOLDER [options]\n\n{__doc__}\n{commands}")
-        return 0 if given else 2
+        return 0 if args else 2
     try:
-        command, rest = (given[0], given[1:]) if given[0] in COMMANDS else ("all", given)
-        near = difflib.get_close_matches(given[0], COMMANDS, n=1)
-        if given[0] not in COMMANDS and near and not Path(given[0]).exists():
-            raise ValueError(f"'{given[0]}' is neither a command nor a folder; did you mean '{near[0]}'?")
-        if far := next(filter(is_uri, rest), None):
-            raise ValueError(f"{far} is no folder of this machine: give one, and copy it there when done.")
+        command, rest = (args[0], args[1:]) if args[0] in COMMANDS else ("all", args)
+        matches = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        if args[0] not in COMMANDS and matches and not Path(args[0]).exists():
+            raise ValueError(f"'{args[0]}' is neither a command nor a folder; did you mean '{matches[0]}'?")
+        if uri := next(filter(is_uri, rest), None):
+            raise ValueError(f"{uri} is not a local folder: give one, and copy it there when done.")
         module = importlib.import_module(f"sslsv.prepare_data.{command}")
         parser = argparse.ArgumentParser(
             f"{command_name('prepare_data')} {command}",

@@ -39,15 +39,15 @@ class _JoinedParts(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._position = offset + (0, self._position, self._starts[-1])[whence]
         if self._position < 0:
-            raise OSError(f"A place in a file is 0 or more: got {self._position}.")
+            raise OSError(f"A position in a file is 0 or more: got {self._position}.")
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         if self._position >= self._starts[-1]:
             return 0
-        number = bisect_right(self._starts, self._position) - 1
-        wanted = min(len(buffer), self._starts[number + 1] - self._position)
-        data = os.pread(self._files[number].fileno(), wanted, self._position - self._starts[number])
+        index = bisect_right(self._starts, self._position) - 1
+        num_bytes = min(len(buffer), self._starts[index + 1] - self._position)
+        data = os.pread(self._files[index].fileno(), num_bytes, self._position - self._starts[index])
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -81,18 +81,18 @@ def open_zip(
                 raise zipfile.BadZipFile("the first file is not at its beginning")
         except DAMAGED as error:
             raise ValueError(
-                f"{label} is no complete zip ({error}): a part is missing, cut off or in the wrong order; "
+                f"{label} is not a complete zip ({error}): a part is missing, cut off or in the wrong order; "
                 "compare the sizes with those at its source."
             ) from error
-        found = []
+        entries = []
         for info in infos:
             is_encrypted = info.flag_bits % 2 == 1
             _check_member(label, info.filename, stat.S_ISLNK(info.external_attr >> 16) or is_encrypted)
-            if not info.is_dir() and (place := place_of(info.filename)):
-                found.append((info, place))
-        if not found:
-            raise ValueError(f"{label} holds none of the files that are looked for: it is the wrong archive.")
-        yield archive, found
+            if not info.is_dir() and (path := place_of(info.filename)):
+                entries.append((info, path))
+        if not entries:
+            raise ValueError(f"{label} holds none of the expected files: it is the wrong archive.")
+        yield archive, entries
 
 
 def extract(paths: Sequence[Path], place_of: Callable[[str], str | None], folder: Path, title: str) -> bool:
@@ -102,14 +102,14 @@ def extract(paths: Sequence[Path], place_of: Callable[[str], str | None], folder
     """
     damaged = []
     with open_zip(paths, place_of) as (archive, entries):
-        missing = [(info, place) for info, place in entries if not (folder / place).exists()]
+        missing = [(info, path) for info, path in entries if not (folder / path).exists()]
         check_space(folder, sum(info.file_size for info, _ in missing), f"Extracting {title}")
         with progress(f"extract {title}", len(missing)) as bar:
-            for info, place in missing:
+            for info, path in missing:
                 try:
-                    write_whole(folder / place, archive.read(info))
+                    write_whole(folder / path, archive.read(info))
                 except DAMAGED:
-                    damaged.append(place)
+                    damaged.append(path)
                 bar.update()
     names = f"; damaged in the archive: {', '.join(damaged[:3])} ..." if damaged else ""
     print(f"{title}: {len(entries) - len(damaged):,} of {len(entries):,} files are there{names}")
@@ -130,9 +130,9 @@ def read_tar(paths: Sequence[Path], suffix: str) -> Iterator[tuple[str, bytes]]:
         raise ValueError(f"{label} is damaged or cut off ({error}): compare its size.") from error
 
 
-def _check_member(label: str, name: str, is_odd: bool) -> None:
-    if is_odd or name.startswith("/") or ".." in name.split("/"):
-        fault = "it is a link, a device or encrypted" if is_odd else "it leads out of the folder"
+def _check_member(label: str, name: str, is_special: bool) -> None:
+    if is_special or name.startswith("/") or ".." in name.split("/"):
+        fault = "it is a link, a device or encrypted" if is_special else "it leads out of the folder"
         raise ValueError(f"{label} holds {name!r}, which is refused: {fault}. It is the wrong archive.")
 
 

@@ -33,7 +33,7 @@ SILENCE_DB = -60.0  # a frame below this power is silent; full scale is 0 dB
 _FRAME = SAMPLE_RATE // 50  # 20 ms
 _BLOCK = 60 * SAMPLE_RATE  # samples read at a time, to bound the memory; a multiple of the frame
 _ROUNDED_SECONDS = 0.1  # tolerance for rounded ends of segments in lists
-_NAMED = 5  # number of bad files printed per kind
+_NUM_EXAMPLES = 5  # number of bad files printed per kind
 
 # `error` says why a file can't be read; the columns after it are then null. `sample_rate` is the file's own.
 # The shares and the digest (of 16-bit samples) are measured at 16 kHz, mono.
@@ -60,20 +60,20 @@ def run(options: argparse.Namespace) -> int:
     """Check the files, write files.parquet, print the bad files; return 1 if there are any, else 0."""
     target = options.target
     root = os.path.abspath(options.root or os.path.dirname(os.path.abspath(target)))
-    for place in (target, root):
-        if isinstance(open_recordings(place), Packed):
+    for location in (target, root):
+        if isinstance(open_recordings(location), Packed):
             raise ValueError(
-                f"{place} is packed, which leaves no files to check: check before packing; `error` in "
-                f"{place}/{INDEX} says what was unreadable then."
+                f"{location} is packed, which leaves no files to check: check before packing; `error` in "
+                f"{location}/{INDEX} says what was unreadable then."
             )
     rows, notes = find_recordings(target, root)
     for note in notes:
         print(f"note: {note}")
     ends: dict[str, float] = {}  # file -> end of its last segment in seconds, 0 without segments
     for _, path in rows:
-        place, times = split_segment(os.path.join(root, path))
-        place = os.path.normpath(place)
-        ends[place] = max(ends.get(place, 0.0), (times[1] or times[0]) if times else 0.0)
+        file, times = split_segment(os.path.join(root, path))
+        file = os.path.normpath(file)
+        ends[file] = max(ends.get(file, 0.0), (times[1] or times[0]) if times else 0.0)
     del rows  # 200 MB for a list of VoxCeleb2's size
     files = list(ends)
     report = options.report or Path("checks", os.path.basename(os.path.abspath(target)))
@@ -83,10 +83,10 @@ def run(options: argparse.Namespace) -> int:
     if len(seconds):
         print(f"seconds: {seconds.min():.2f} to {seconds.max():.2f}, median {np.median(seconds):.2f}")
     kinds = np.full(len(measured), None, dtype=object)
-    for kind, found in find_faults(measured, ends, root, options).items():
-        kinds[list(found)] = kind
-        if found:
-            print(f"{len(found)} {kind}:", *list(found.values())[:_NAMED], sep="\n  ")
+    for kind, faults in find_faults(measured, ends, root, options).items():
+        kinds[list(faults)] = kind
+        if faults:
+            print(f"{len(faults)} {kind}:", *list(faults.values())[:_NUM_EXAMPLES], sep="\n  ")
     sink = pa.BufferOutputStream()
     pyarrow.parquet.write_table(measured.append_column("fault", pa.array(kinds, pa.string())), sink)
     write_whole(report / "files.parquet", sink.getvalue())
@@ -102,33 +102,33 @@ def measure(files: list[str], record: Path, cpus: int | None = None) -> pa.Table
     are tried again every time, because the disk may have caused the error.
     """
     record.parent.mkdir(parents=True, exist_ok=True)
-    todo, known = _known(files, record)
+    todo, measured = _load_record(files, record)
     if not todo:
-        return known
-    del known
+        return measured
+    del measured
     with progress("reading", len(files), done=len(files) - len(todo)) as bar, record.open("a") as lines:
         for i, row in map_files(inspect, [files[i] for i in todo], cpus):
-            why = "ended the process that read it: its decoder crashes, or there is too little memory"
+            reason = "ended the process that read it: its decoder crashes, or there is too little memory"
             path = files[todo[i]]
-            lines.write(json.dumps(row or {**facts_of(path), "error": f"{path} {why}"}) + "\n")
+            lines.write(json.dumps(row or {**facts_of(path), "error": f"{path} {reason}"}) + "\n")
             lines.flush()
             bar.update()
-    return _known(files, record)[1]
+    return _load_record(files, record)[1]
 
 
-def _known(files: list[str], record: Path) -> tuple[list[int], pa.Table]:
+def _load_record(files: list[str], record: Path) -> tuple[list[int], pa.Table]:
     """Return the indices of the files to read, and the newest measurements of all files in the record."""
     content = record.read_bytes() if record.exists() else b""
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(record, len(whole))  # the process was killed within the last line
+    complete = content[: content.rfind(b"\n") + 1]
+    if len(complete) < len(content):
+        os.truncate(record, len(complete))  # the process was killed within the last line
     parse = pa.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
-    source = pa.BufferReader(whole)
+    source = pa.BufferReader(complete)
     try:
-        rows = pa.json.read_json(source, parse_options=parse) if whole else SCHEMA.empty_table()
+        rows = pa.json.read_json(source, parse_options=parse) if complete else SCHEMA.empty_table()
     except pa.ArrowInvalid as error:
         raise ValueError(f"{record} is damaged ({error}): delete it, and all files are read anew.") from error
-    del content, whole, source  # these take as much memory as all that follows
+    del content, complete, source  # these take as much memory as all that follows
     newest = {path: i for i, path in enumerate(rows["path"].to_pylist())}
     rows = rows.take(pa.array([newest.get(path) for path in files], pa.int64()))
     is_old = rows["digest"].is_null().to_numpy()
@@ -164,8 +164,8 @@ def inspect(path: str) -> dict[str, Any]:
     except AudioError as error:
         return {**facts_of(path), "error": str(error)}
     shares = {"silent_share": silent / file.num_samples, "clipped_share": clipped / file.num_samples}
-    form = {"seconds": file.num_samples / SAMPLE_RATE, "sample_rate": file.file_rate}
-    return {**facts_of(path), **form, **shares, "digest": digest.hexdigest()}
+    timing = {"seconds": file.num_samples / SAMPLE_RATE, "sample_rate": file.file_rate}
+    return {**facts_of(path), **timing, **shares, "digest": digest.hexdigest()}
 
 
 def find_faults(
@@ -176,8 +176,8 @@ def find_faults(
     `ends` maps the path of each row to the end of its last segment in seconds, 0 without segments. The first
     of several recordings with the same samples is no fault. Noises and rirs only have to be readable.
     """
-    below = (os.path.relpath(path, root).split(os.sep) for path in ends)
-    is_speech = np.array([NO_SPEECH.isdisjoint(folders) for folders in below])
+    split_paths = (os.path.relpath(path, root).split(os.sep) for path in ends)
+    is_speech = np.array([NO_SPEECH.isdisjoint(folders) for folders in split_paths])
     paths, digests = list(ends), measured["digest"].to_pylist()
     faults: dict[str, dict[int, str]] = {}
     for kind, column, sign, limit in (
@@ -188,11 +188,11 @@ def find_faults(
         values = measured[column].to_numpy()
         rows = np.flatnonzero((sign * values > sign * limit) & is_speech).tolist()
         faults[kind] = {i: f"{paths[i]}: {column} {values[i]}" for i in rows}
-    first: dict[str, int] = {}
+    first_row: dict[str, int] = {}
     faults["doubled"] = {
-        i: f"{paths[i]}: the same samples as {paths[first[digest]]}"
+        i: f"{paths[i]}: the same samples as {paths[first_row[digest]]}"
         for i, digest in enumerate(digests)
-        if digest is not None and is_speech[i] and first.setdefault(digest, i) != i
+        if digest is not None and is_speech[i] and first_row.setdefault(digest, i) != i
     }
     seconds = measured["seconds"].to_numpy()
     faults["cut off"] = {

@@ -48,18 +48,18 @@ def run(options: argparse.Namespace) -> int:
     """Copy all files that are not copied yet, and name unreadable files; return the exit status."""
     folder, out = Path(os.path.abspath(options.folder)), Path(os.path.abspath(options.out))
     if out.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"--out {out} lies in {folder}, which is to be copied: choose a place outside.")
-    places: dict[str, str] = {}  # path in the copy -> source
+        raise ValueError(f"--out {out} lies in {folder}, the folder to copy: choose a folder outside.")
+    source_of: dict[str, str] = {}  # path in the copy -> source
     for source in find_audio_files(folder)[0]:
-        place = f"{os.path.splitext(os.path.relpath(source, folder))[0]}.{options.format}"
-        if places.setdefault(place, source) != source:
-            raise ValueError(f"{places[place]} and {source} would both become {place}: rename or move one.")
-    if not places:
+        copy = f"{os.path.splitext(os.path.relpath(source, folder))[0]}.{options.format}"
+        if source_of.setdefault(copy, source) != source:
+            raise ValueError(f"{source_of[copy]} and {source} would both become {copy}: rename or move one.")
+    if not source_of:
         raise ValueError(f"{folder} holds no audio files.")
-    items = [(source, place) for place, source in places.items()]
-    is_whole = convert(items, out, str(folder), options.cpus)
+    items = [(source, copy) for copy, source in source_of.items()]
+    is_complete = convert(items, out, str(folder), options.cpus)
     print(f"lists of the copy: {command_name('prepare_data')} folder {out}")
-    return int(not is_whole)
+    return int(not is_complete)
 
 
 def convert(
@@ -72,27 +72,27 @@ def convert(
     """
     out.mkdir(parents=True, exist_ok=True)
     # All formats count: a recording that exists in another format is not written again.
-    found = [path for path in find_audio_files(out)[0] if path.lower().endswith(SEEKABLE_SUFFIXES)]
-    present = {os.path.splitext(os.path.relpath(path, out))[0] for path in found}
+    copies = [path for path in find_audio_files(out)[0] if path.lower().endswith(SEEKABLE_SUFFIXES)]
+    present = {os.path.splitext(os.path.relpath(path, out))[0] for path in copies}
     missing = [item for item in items if os.path.splitext(item[1])[0] not in present]
     sizes = {source: stamp(source)[0] for source, _ in missing if isinstance(source, str)}
-    in_archive = sum(source.compress_size for source, _ in missing if not isinstance(source, str))
-    num_bytes = sample_bytes(sizes, open_audio) + _AAC_GROWTH * in_archive
+    archive_bytes = sum(source.compress_size for source, _ in missing if not isinstance(source, str))
+    num_bytes = sample_bytes(sizes, open_audio) + _AAC_GROWTH * archive_bytes
     is_flac = items[0][1].endswith(".flac")
     check_space(out, num_bytes * (_FLAC_SHARE if is_flac else 1), f"Converting {title}")
 
     def load(item: Item) -> tuple[str | bytes, Path]:
-        source, place = item
+        source, path = item
         content: str | bytes = b""
         with contextlib.suppress(*DAMAGED):
             content = archive.read(source) if archive else str(source)
-        return content, out.resolve() / place
+        return content, out.resolve() / path
 
     failures = []
     with progress(f"convert {title}", len(items), done=len(items) - len(missing)) as bar:
-        for i, why in map_files(_convert_one, missing, cpus, load):
-            if why != "":
-                failures.append(f"{missing[i][1]}: {why or 'it killed the process that decodes it'}\n")
+        for i, reason in map_files(_convert_one, missing, cpus, load):
+            if reason != "":
+                failures.append(f"{missing[i][1]}: {reason or 'it killed the process that decodes it'}\n")
             bar.update()
     print(f"{out}: {len(items) - len(failures):,} of {len(items):,} recordings are there.")
     report = out.with_name(f"{out.name}_failures.txt")

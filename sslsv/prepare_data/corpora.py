@@ -35,8 +35,8 @@ _NUM_FILES = 2016  # number of files in MUSAN, to estimate the time left
 
 def voxceleb_place(name: str, suffix: str = "") -> str | None:
     """Return SPEAKER/VIDEO/NUMBER + `suffix` for the path of a recording (`dev/aac/id00012/...`), or None."""
-    found = VOXCELEB.search(name)
-    return found[1] + found[2] + suffix if found else None
+    match = VOXCELEB.search(name)
+    return match[1] + match[2] + suffix if match else None
 
 
 def extract_voxceleb1(archives: Archives, folder: Path, options: argparse.Namespace) -> bool:
@@ -54,11 +54,11 @@ def convert_voxceleb2(archives: Archives, folder: Path, options: argparse.Namesp
 
 def prepare_trials(options: argparse.Namespace) -> int:
     """Write VoxCeleb1's test lists; return 0."""
-    places = places_of_voxceleb1(options.folder)
+    path_of = places_of_voxceleb1(options.folder)
     for source, (path,) in obtain("trials", options).items():
         rows = Rows("/", os.path.abspath(path), TRIALS)
-        pairs = [(target, places.get(a, a), places.get(b, b)) for _, target, a, b in rows]
-        lines = [trial_line(IS_TARGET[target], *pair) for target, *pair in pairs]
+        trials = [(target, path_of.get(a, a), path_of.get(b, b)) for _, target, a, b in rows]
+        lines = [trial_line(IS_TARGET[target], *pair) for target, *pair in trials]
         for name in TRIAL_LISTS[source]:
             write_list(options.folder / name, lines)
     return 0
@@ -72,10 +72,10 @@ def places_of_voxceleb1(root: Path) -> dict[str, str]:
     """
     folder = root / "voxceleb1"
     files = [os.path.relpath(file, root) for file in find_audio_files(folder)[0]] if folder.is_dir() else []
-    found = [(file, place) for file in files if (place := voxceleb_place(file))]
-    fronts = {file.partition(place)[0] for file, place in found}
-    is_other = len(fronts) > 1 or not all(file.endswith(".wav") for file, _ in found)
-    return {f"{place}.wav": file for file, place in found} if is_other else {}
+    recordings = [(file, name) for file in files if (name := voxceleb_place(file))]
+    prefixes = {file.partition(name)[0] for file, name in recordings}
+    has_other_paths = len(prefixes) > 1 or not all(file.endswith(".wav") for file, _ in recordings)
+    return {f"{name}.wav": file for file, name in recordings} if has_other_paths else {}
 
 
 def prepare_lists(options: argparse.Namespace) -> int:
@@ -100,8 +100,8 @@ def cut_musan(archives: Archives, folder: Path, options: argparse.Namespace) -> 
     num_read = 0
     with progress("cut musan", _NUM_FILES) as bar:
         for name, content in read_tar(paths, ".wav"):
-            if place := musan_place(name):
-                cut(content, folder / place)
+            if path := musan_place(name):
+                cut(content, folder / path)
                 num_read += 1
                 bar.update()
     if not num_read:
@@ -111,9 +111,9 @@ def cut_musan(archives: Archives, folder: Path, options: argparse.Namespace) -> 
 
 def musan_place(name: str) -> str | None:
     """Return the path below musan_split/ for a file of MUSAN (`musan/noise/fs/x.wav`), or None."""
-    _, _, place = f"/{name}".rpartition("/musan/")
-    is_wav = place.endswith(".wav") and not place.rpartition("/")[2].startswith(".")
-    return place if is_wav and place.partition("/")[0] in CATEGORIES else None
+    _, _, path = f"/{name}".rpartition("/musan/")
+    is_wav = path.endswith(".wav") and not path.rpartition("/")[2].startswith(".")
+    return path if is_wav and path.partition("/")[0] in CATEGORIES else None
 
 
 def piece_bounds(num_samples: int, sample_rate: int) -> list[tuple[int, int]]:
@@ -144,5 +144,5 @@ def extract_rirs(archives: Archives, folder: Path, options: argparse.Namespace) 
 
 def _rir_place(name: str) -> str | None:
     # The archive's real rooms and point noises are left out.
-    _, separator, place = name.partition("simulated_rirs/")
-    return place if separator and place.endswith(".wav") else None
+    _, separator, path = name.partition("simulated_rirs/")
+    return path if separator and path.endswith(".wav") else None

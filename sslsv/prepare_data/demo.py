@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     """Write the corpus, unless the same corpus exists already; return 0."""
     chosen = DemoOptions(**{option.name: getattr(options, option.name) for option in fields(DemoOptions)})
     is_new = make_demo_corpus(options.folder, chosen)
-    print(f"{options.folder}: the demo corpus {'is written' if is_new else 'is there already'}.")
+    print(f"{options.folder}: the demo corpus {'is written' if is_new else 'exists already'}.")
     return 0
 
 
@@ -61,15 +61,15 @@ def make_demo_corpus(root: Path, options: DemoOptions) -> bool:
     Raises FileExistsError for a folder that holds anything else, ValueError for numbers out of range.
     """
     if options.speakers >= 1080:  # a quarter as many ids of voxceleb1 must fit below id10270
-        raise ValueError(f"--speakers is {options.speakers}, but ids are there for 1079: give fewer.")
+        raise ValueError(f"--speakers is {options.speakers}, but there are ids for 1079 only: give fewer.")
     if min(options.speakers, options.eval_speakers, options.recordings) < 2 or options.utterances < 1:
         raise ValueError("--speakers, --eval-speakers and --recordings must be 2 or more, --utterances 1.")
     marker, facts = root / "demo_corpus.json", {"layout_version": _LAYOUT_VERSION, **asdict(options)}
-    found = json.loads(marker.read_text()) if marker.is_file() else {}
-    if found == {**facts, "is_complete": True}:
+    existing = json.loads(marker.read_text()) if marker.is_file() else {}
+    if existing == {**facts, "is_complete": True}:
         return False
-    if found != {**facts, "is_complete": False} and root.exists() and any(root.iterdir()):
-        message = "is not empty and is no demo corpus with these options: choose another, or delete it."
+    if existing != {**facts, "is_complete": False} and root.exists() and any(root.iterdir()):
+        message = "is not empty and is not a demo corpus with these options: choose another, or delete it."
         raise FileExistsError(f"{root} {message}")
     # The marker shows if a run was interrupted; its corpus is then written again.
     write_whole(marker, json.dumps({**facts, "is_complete": False}).encode())
@@ -176,9 +176,9 @@ def speak(voice: Voice, seconds: float, rng: np.random.Generator) -> Waveform:
 def _voice_source(voice: Voice, total: int, rng: np.random.Generator) -> np.ndarray:
     # The pitch drifts slowly: noise through a one-pole low-pass at about 2 Hz, one value per 10 ms.
     blocks = total // 160 + 2
-    wander = signal.lfilter([1.0], [1.0, -0.88], rng.normal(size=blocks))
-    wander *= voice.pitch_range / (np.std(wander) + 1e-9)
-    contour_hz = voice.pitch_hz * np.exp(np.interp(np.arange(total) / 160.0, np.arange(blocks), wander))
+    drift = signal.lfilter([1.0], [1.0, -0.88], rng.normal(size=blocks))
+    drift *= voice.pitch_range / (np.std(drift) + 1e-9)
+    contour_hz = voice.pitch_hz * np.exp(np.interp(np.arange(total) / 160.0, np.arange(blocks), drift))
     phase = np.cumsum(contour_hz / SAMPLE_RATE)
     marks = np.flatnonzero(np.diff(np.floor(phase), prepend=0.0) > 0)
     shifts = rng.normal(0.0, voice.jitter, size=len(marks)) * SAMPLE_RATE / voice.pitch_hz

@@ -25,8 +25,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def progress(title: str, total: int | None, unit: str = "files", done: int = 0) -> Any:
     """Return a progress bar on stderr, in a log a line every 30 s. The speed does not include `done`."""
     interval = 0.5 if sys.stderr.isatty() else 30.0
-    scales = {"unit": unit, "unit_scale": unit == "B", "mininterval": interval}
-    return tqdm(desc=title, total=total, initial=done, **scales)
+    options = {"unit": unit, "unit_scale": unit == "B", "mininterval": interval}
+    return tqdm(desc=title, total=total, initial=done, **options)
 
 
 def readable_bytes(count: float) -> str:
@@ -36,16 +36,16 @@ def readable_bytes(count: float) -> str:
 
 def sample_bytes(sizes: dict[str, int], open_file: Callable[[str], Recording]) -> float:
     """Estimate the bytes of all samples in files (name -> file size) from a few of the files."""
-    num_read = num_made = 0
+    file_bytes = decoded_bytes = 0
     for name in list(sizes)[:: len(sizes) // _NUM_PROBED + 1]:
         with contextlib.suppress(AudioError), open_file(name) as recording:
-            num_read, num_made = num_read + sizes[name], num_made + 2 * recording.num_samples
-    return sum(sizes.values()) * (num_made / num_read if num_read else 1)
+            file_bytes, decoded_bytes = file_bytes + sizes[name], decoded_bytes + 2 * recording.num_samples
+    return sum(sizes.values()) * (decoded_bytes / file_bytes if file_bytes else 1)
 
 
 def check_space(folder: Path, needed_bytes: float, purpose: str) -> None:
     """Raise OSError if the disk of a folder has too little free space for `needed_bytes`."""
-    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed_bytes + _MARGIN_BYTES > free:
         raise OSError(
@@ -87,13 +87,13 @@ def write_list(path: Path, lines: Iterable[str]) -> None:
     lines = list(lines)
     content = "".join(f"{line}\n" for line in lines).encode()
     if path.exists() and path.read_bytes() == content:
-        print(f"{path} is as it was ({len(lines):,} lines).")
+        print(f"{path} is unchanged ({len(lines):,} lines).")
         return
-    kept = ""
+    note = ""
     if path.exists():
         names = (f"{path.name}.old{number or ''}" for number in (0, *range(2, 10**6)))
         old = next(path.with_name(name) for name in names if not path.with_name(name).exists())
         shutil.copy2(path, old)
-        kept = f", what it was is kept as {old.name}"
+        note = f"; the old list is kept as {old.name}"
     write_whole(path, content)
-    print(f"{path} is written{kept} ({len(lines):,} lines).")
+    print(f"{path} is written ({len(lines):,} lines){note}.")

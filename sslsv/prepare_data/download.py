@@ -32,11 +32,11 @@ _BUSY = {408, 425, 429, 500, 502, 503, 504}
 Archives = dict[str, list[Path]]  # name of an archive -> its file or its parts
 
 
-class _BrokenOff(Exception):
+class _Stopped(Exception):
     """Report a transfer that stopped; another try may succeed, and continues from the bytes received."""
 
 
-_PASSING = (requests.RequestException, urllib3.exceptions.HTTPError, _BrokenOff)
+_TRANSIENT = (requests.RequestException, urllib3.exceptions.HTTPError, _Stopped)
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ def install(
     marker = folder / ".complete"
     is_own = folder.is_symlink() or (folder.is_dir() and any(path.is_symlink() for path in folder.iterdir()))
     if is_own or marker.exists():
-        print(f"{folder_name}: {'your own, as linked' if is_own else 'all files are in place'}.")
+        print(f"{folder_name}: {'your own linked folder is used' if is_own else 'all files are in place'}.")
         return 0
     if not unpack(obtain(set_name, options), folder, options):
         return 1
     marker.touch()
-    print(f"{folder_name}: all files are in place; its archives are needed no more.")
+    print(f"{folder_name}: all files are in place; its archives are no longer needed.")
     return 0
 
 
@@ -87,35 +87,35 @@ def obtain(set_name: str, options: argparse.Namespace) -> Archives:
         if not folder.is_dir():
             raise FileNotFoundError(f"--from {folder} is not a folder.")
     downloads = options.folder / "archives"
-    places = (*options.given, downloads)
-    found = {}
+    folders = (*options.given, downloads)
+    archives = {}
     for name, parts in read_sources(set_name, options.sources).items():
-        whole = _find(name, places)
-        parts_there = (_find(part.name, places) or download(part, downloads) for part in parts)
-        found[name] = [whole] if whole else list(parts_there)
-    return found
+        single = _find(name, folders)
+        files = (_find(part.name, folders) or download(part, downloads) for part in parts)
+        archives[name] = [single] if single else list(files)
+    return archives
 
 
 def _find(name: str, folders: Sequence[Path]) -> Path | None:
     """Return the first file of this name in the folders or their direct subfolders, or None."""
-    places = (path for folder in folders for path in (folder / name, *sorted(folder.glob(f"*/{name}"))))
-    return next(filter(Path.is_file, places), None)
+    candidates = (path for folder in folders for path in (folder / name, *sorted(folder.glob(f"*/{name}"))))
+    return next(filter(Path.is_file, candidates), None)
 
 
 def read_sources(set_name: str, file: Path = SOURCES) -> dict[str, list[Remote]]:
     """Return the parts of each archive of a set; ValueError if `file` has another form than `SOURCES`."""
     content = parse_yaml(file.read_text(encoding="utf-8"))
     try:
-        each = content["sets"][set_name]
-        if not re.match(r"https?://[^/\s]", each["url"]):  # the url is not shown: it may hold a password
+        entry = content["sets"][set_name]
+        if not re.match(r"https?://[^/\s]", entry["url"]):  # the url is not shown: it may hold a password
             raise ValueError(f"{file}: the url of {set_name} must begin with http:// or https:// and a host.")
-        takes_secrets, how_to_get = each["access"] == "voxceleb", content["access"][each["access"]]
+        takes_secrets, how_to_get = entry["access"] == "voxceleb", content["access"][entry["access"]]
         return {
             archive: [
-                Remote(part, each["url"].replace("{name}", part), md5, takes_secrets, how_to_get)
+                Remote(part, entry["url"].replace("{name}", part), md5, takes_secrets, how_to_get)
                 for part, md5 in (parts or {archive: None}).items()
             ]
-            for archive, parts in each["archives"].items()
+            for archive, parts in entry["archives"].items()
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} has another form than {SOURCES}: {error!r}.") from error
@@ -136,11 +136,11 @@ def download(remote: Remote, folder: Path) -> Path:
     except filelock.Timeout:
         message = f"Another process is downloading into {folder}; wait for it, or end it."
         raise OSError(message) from None
-    if remote.md5 is not None and (found := _md5(part)) != remote.md5:
+    if remote.md5 is not None and (md5 := _md5(part)) != remote.md5:
         bad = part.with_suffix(".bad")
         part.replace(bad)
         raise OSError(
-            f"{remote.name} has the md5 {found}, expected {remote.md5}: damaged on the way, or the server "
+            f"{remote.name} has the md5 {md5}, expected {remote.md5}: damaged on the way, or the server "
             f"has another version. It is kept as {bad}; the same command downloads it anew."
         )
     return part.replace(folder / remote.name)
@@ -152,15 +152,15 @@ def _receive_all(remote: Remote, part: Path) -> None:
         size = _size(part)
         try:
             return _receive(remote, part)
-        except _PASSING as error:
+        except _TRANSIENT as error:
             tries = 1 if _size(part) > size else tries + 1
             if tries >= _TRIES:
-                cause = str(error) if isinstance(error, _BrokenOff) else "no connection, or no answer in time"
+                cause = str(error) if isinstance(error, _Stopped) else "no connection, or no answer in time"
                 # The original error is dropped: it may hold the address, with a secret in it.
                 raise OSError(
                     f"{remote.name} broke off {_TRIES} times ({cause} at {_server(remote)}); the "
-                    f"{readable_bytes(_size(part))} that came are kept: the same command goes on. "
-                    f"{_way_on(remote)}"
+                    f"{readable_bytes(_size(part))} received are kept: the same command goes on. "
+                    f"{_advice(remote)}"
                 ) from None
         time.sleep(_FIRST_PAUSE_SECONDS * 2 ** (tries - 1))
 
@@ -174,34 +174,34 @@ def _receive(remote: Remote, part: Path) -> None:
     auth = (user, password) if user and remote.takes_secrets else None
     with requests.get(
         remote.url, stream=True, headers=headers, auth=auth, timeout=_TIMEOUTS_SECONDS
-    ) as answer:
-        status = answer.status_code
+    ) as response:
+        status = response.status_code
         if status in _BUSY:
-            raise _BrokenOff(f"answer {status}")
+            raise _Stopped(f"answer {status}")
         if status not in (200, 206, 416):
-            meaning = f"refuses {remote.name}: {status} {answer.reason}"
-            raise OSError(f"{_server(remote)} {meaning}. {_way_on(remote)}")
-        if answer.headers.get("Content-Type", "").startswith("text/html"):
-            raise OSError(f"{_server(remote)} sent a web page for {remote.name}. {_way_on(remote)}")
-        span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+            meaning = f"refuses {remote.name}: {status} {response.reason}"
+            raise OSError(f"{_server(remote)} {meaning}. {_advice(remote)}")
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            raise OSError(f"{_server(remote)} sent a web page for {remote.name}. {_advice(remote)}")
+        span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
         if status == 416 and total == str(size):
             return  # an earlier run stopped after the last byte
         if status == 200:
-            size, total = 0, answer.headers.get("Content-Length", "")
+            size, total = 0, response.headers.get("Content-Length", "")
         elif span.partition("-")[0] != str(size):
             part.unlink(missing_ok=True)
-            raise _BrokenOff("the file on the server has changed")
+            raise _Stopped("the file on the server has changed")
         length = int(total) if total.isdigit() else None
         check_space(part.parent, (length or 0) - size, f"Downloading {remote.name}")
         bar = progress(f"download {remote.name}", length, "B", size)
         with bar, part.open("ab" if size else "wb") as file:
-            while chunk := answer.raw.read(_CHUNK_BYTES, decode_content=False):
+            while chunk := response.raw.read(_CHUNK_BYTES, decode_content=False):
                 file.write(chunk)
                 file.flush()
                 size += len(chunk)
                 bar.update(len(chunk))
     if length is not None and size != length:
-        raise _BrokenOff(f"{size} of {length} bytes came")
+        raise _Stopped(f"{size} of {length} bytes arrived")
 
 
 def _server(remote: Remote) -> str:
@@ -209,8 +209,8 @@ def _server(remote: Remote) -> str:
     return urlsplit(remote.url).netloc.rpartition("@")[2]
 
 
-def _way_on(remote: Remote) -> str:
-    return f"{remote.how_to_get}. With archives that you have already: --from DIR."
+def _advice(remote: Remote) -> str:
+    return f"{remote.how_to_get}. If you have the archives already: --from DIR."
 
 
 def _size(path: Path) -> int:

@@ -26,7 +26,7 @@ from sslsv.data.section import NO_SPEECH, NOISE_FOLDER, RIR_FOLDER, NoiseKind
 from sslsv.prepare_data.disk import write_list
 from sslsv.settings import command_name, parse_yaml
 
-_FEW = 512  # with fewer utterances, a recipe's batch is too large
+_MIN_UTTERANCES = 512  # with fewer utterances, a recipe's batch is too large
 # The path of a recording in VoxCeleb's archives: SPEAKER/VIDEO/NUMBER, at any depth.
 VOXCELEB = re.compile(r"(?:^|/)(id[01]\d{4})(/[^/]+/[^/]+)\.(?:wav|flac|m4a|mp3|ogg|opus)$")
 TEST_SPEAKERS = frozenset(f"id{number}" for number in range(10270, 10310))  # of VoxCeleb1
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     name = re.sub(r"[^\w.-]+", "_", folder.name)
     files = find_speech(folder)
     if not files and kaldi_folder(str(folder)):
-        raise ValueError(f"{folder} is a Kaldi folder, a list as it is: data.train_lists=[{folder}].")
+        raise ValueError(f"{folder} is a Kaldi folder, usable as a list: data.train_lists=[{folder}].")
     if not files:
         raise ValueError(f"{folder} holds no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}).")
     rule = options.speaker_from
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
         print("read as VoxCeleb: the folders named by ids are the speakers")
         rule, files = VOXCELEB.pattern, train_files(files)
         if not files:
-            raise ValueError("Nothing is left; --speaker-from '(id\\d+)' lists test speakers all the same.")
+            raise ValueError("All are test recordings; --speaker-from '(id\\d+)' lists them all the same.")
     rule = rule or speaker_level(files, folder)
     manifest = manifest_of(files, folder, root, None if rule == "none" else pattern_of(rule))
     names = manifest.speaker_names
@@ -77,8 +77,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         lists = write_lists(manifest, root, name, num_held_out, options.seed)
     except OSError as error:
-        what = f"no lists can be made in {root} ({error.strerror}): name another folder with --root"
-        raise ValueError(f"{what}; the paths in them are then absolute.") from error
+        problem = f"no lists can be made in {root} ({error.strerror}): name another folder with --root"
+        raise ValueError(f"{problem}; the paths in them are then absolute.") from error
     print(f"train on it: {training_command(root, name, lists)}")
     return 0
 
@@ -89,12 +89,12 @@ def training_command(root: Path, name: str, lists: dict[str, int]) -> str:
     changes = {"run.name": name, "data.root": str(root)}
     # A path may look like a number or a comment in yaml.
     overrides = [
-        f"{key}={each if parse_yaml(each) == each else json.dumps(each)}" for key, each in changes.items()
+        f"{key}={text if parse_yaml(text) == text else json.dumps(text)}" for key, text in changes.items()
     ]
     overrides += [f"data.train_lists=[{train_list}]", "evaluation.held_out_speakers=0"]
     overrides += [f"evaluation.validation={each}" for each, _ in validation] or ["train.patience=null"]
     overrides += ["evaluation.test=[]", *augmentation_overrides(root)]
-    if num_utterances < _FEW:  # The recipes' batch sizes are for VoxCeleb.
+    if num_utterances < _MIN_UTTERANCES:  # The recipes' batch sizes are for VoxCeleb.
         overrides.append(f"train.batch_size={max(2, 2 ** int(math.log2(num_utterances / 2)))}")
     return f"{command_name('train')} {shlex.join(['configs/simclr.yml', *overrides])}"
 
@@ -102,24 +102,24 @@ def training_command(root: Path, name: str, lists: dict[str, int]) -> str:
 def augmentation_overrides(root: Path) -> list[str]:
     """Return an override of data.augment without the missing noises or rirs; [] if none is missing."""
     recordings, all_kinds = Recordings(root), get_args(NoiseKind)
-    there = ["{name: reverb}"] if find_noises(recordings, RIR_FOLDER)[1] else []
+    settings = ["{name: reverb}"] if find_noises(recordings, RIR_FOLDER)[1] else []
     kinds = [kind for kind in all_kinds if find_noises(recordings, f"{NOISE_FOLDER}/{kind}")[1]]
-    if there and len(kinds) == len(all_kinds):
+    if settings and len(kinds) == len(all_kinds):
         return []
-    there += [f"{{name: noise, kinds: [{', '.join(kinds)}]}}"] if kinds else []
-    return [f"data.augment=[{', '.join(there)}]"]
+    settings += [f"{{name: noise, kinds: [{', '.join(kinds)}]}}"] if kinds else []
+    return [f"data.augment=[{', '.join(settings)}]"]
 
 
 def find_speech(folder: Path) -> list[str]:
     """Return the paths of recordings below a folder, without noises and rooms; prints what is left out."""
     files, others = find_audio_files(folder)
-    found = [os.path.relpath(file, folder) for file in files]
-    kept = [file for file in found if NO_SPEECH.isdisjoint(file.split(os.sep))]
-    if len(kept) < len(found):
-        places = " and ".join(sorted(NO_SPEECH.intersection(os.sep.join(found).split(os.sep))))
-        print(f"{len(found) - len(kept)} noises and rooms below {places} are left out")
+    paths = [os.path.relpath(file, folder) for file in files]
+    speech = [file for file in paths if NO_SPEECH.isdisjoint(file.split(os.sep))]
+    if len(speech) < len(paths):
+        folders = " and ".join(sorted(NO_SPEECH.intersection(os.sep.join(paths).split(os.sep))))
+        print(f"{len(paths) - len(speech)} noises and rooms below {folders} are left out")
     print(others, end="")
-    return kept
+    return speech
 
 
 def train_files(files: list[str]) -> list[str]:
@@ -128,18 +128,18 @@ def train_files(files: list[str]) -> list[str]:
     Test recordings are those of VoxCeleb1's test speakers, and all below an archive's folder `test`.
     """
     kept: dict[str, str] = {}
-    num_test = num_again = 0
+    num_test = num_duplicates = 0
     for file in sorted(files, key=lambda file: file.endswith(COMPRESSED_SUFFIXES)):  # slow ones last
-        if not (found := VOXCELEB.search(file)):
+        if not (match := VOXCELEB.search(file)):
             continue
-        if found[1] in TEST_SPEAKERS or "test" in file[: found.start()].split("/"):
+        if match[1] in TEST_SPEAKERS or "test" in file[: match.start()].split("/"):
             num_test += 1
-        elif kept.setdefault(found[1] + found[2], file) != file:
-            num_again += 1
+        elif kept.setdefault(match[1] + match[2], file) != file:
+            num_duplicates += 1
     if num_test:
         print(f"{num_test} recordings of VoxCeleb's test speakers are left out")
-    if num_again:
-        print(f"{num_again} recordings are there in two formats or places, and listed once")
+    if num_duplicates:
+        print(f"{num_duplicates} recordings exist in two formats or folders, and are listed once")
     return list(kept.values())
 
 
@@ -167,15 +167,15 @@ def speaker_level(files: list[str], folder: Path) -> str:
     for rule, names in names_of.items():
         numbers: dict[str, int] = {}
         grouping = tuple(numbers.setdefault(name, len(numbers)) for name in names)
-        called = "the last folders" if rule == "parent" else f"folders of level {rule}"
+        label = "the last folders" if rule == "parent" else f"folders of level {rule}"
         if len(numbers) > 1:
             examples = ", ".join(sorted(numbers)[:3])
-            readings.setdefault(grouping, (rule, f"{len(numbers)} speakers, {called} ({examples} ...)"))
-    rules, shown = [rule for rule, _ in readings.values()], [each for _, each in readings.values()]
+            readings.setdefault(grouping, (rule, f"{len(numbers)} speakers, {label} ({examples} ...)"))
+    rules, texts = [rule for rule, _ in readings.values()], [each for _, each in readings.values()]
     if len(rules) < 2:
         return rules[0] if rules else "parent"
     raise ValueError(
-        f"{folder} can be read in {len(rules)} ways: {', or '.join(shown)}. Sessions taken for speakers "
+        f"{folder} can be read in {len(rules)} ways: {', or '.join(texts)}. Sessions taken for speakers "
         f"spoil validation, so say which: --speaker-from {' or '.join(rules)} (or none, or a REGEX)."
     )
 
@@ -197,20 +197,20 @@ def manifest_of(files: list[str], folder: Path, root: Path, regex: str | None) -
     try:
         pattern = re.compile(regex or "()")
     except re.error as error:
-        raise ValueError(f"--speaker-from {regex!r} is no regular expression: {error}.") from error
+        raise ValueError(f"--speaker-from {regex!r} is not a regular expression: {error}.") from error
     if pattern.groups < 1:
         raise ValueError(
-            f"--speaker-from {regex!r} is no level, parent or none, and as a regular expression it has no "
+            f"--speaker-from {regex!r} is not a level, parent or none, and as a regular expression it has no "
             "group: put brackets around the speaker: '(id\\d+)'."
         )
     prefix = folder.relative_to(root) if folder.is_relative_to(root) else folder
     ids: dict[str, int] = {}
-    spelt: dict[str, str] = {}  # speaker -> name in the path
+    names: dict[str, str] = {}  # speaker -> name in the path
     paths, speakers = [], []
     for file in files:
         path = os.path.join(prefix, file)
-        if why := why_unlistable(path):
-            raise ValueError(f"{path!r} {why}, so no list can hold it: rename it.")
+        if reason := why_unlistable(path):
+            raise ValueError(f"{path!r} {reason}, so no list can hold it: rename it.")
         match = pattern.search(file)
         if regex and not (match and match[1]):
             raise ValueError(
@@ -218,8 +218,8 @@ def manifest_of(files: list[str], folder: Path, root: Path, regex: str | None) -
             )
         name = match[1] if regex and match else quote(path)
         speaker = "_".join(name.split())
-        if spelt.setdefault(speaker, name) != name:
-            raise ValueError(f"{spelt[speaker]!r} and {name!r} would be one speaker, {speaker}: rename one.")
+        if names.setdefault(speaker, name) != name:
+            raise ValueError(f"{names[speaker]!r} and {name!r} would be one speaker, {speaker}: rename one.")
         paths.append(path)
         speakers.append(ids.setdefault(speaker, len(ids)))
     return Manifest(paths=paths, speakers=np.array(speakers, dtype=np.int64), speaker_names=list(ids))
@@ -234,10 +234,10 @@ def write_lists(
     """
     if num_held_out is None:
         has_pairs = np.count_nonzero(np.bincount(manifest.speakers) >= 2) >= 2 and manifest.num_speakers >= 4
-        few = max(2, min(10, manifest.num_speakers // 4))  # with fewer speakers, trials choose by chance
-        num_held_out = min(100, max(few, manifest.num_speakers // 20)) if has_pairs else 0
+        minimum = max(2, min(10, manifest.num_speakers // 4))  # with fewer speakers, trials choose by chance
+        num_held_out = min(100, max(minimum, manifest.num_speakers // 20)) if has_pairs else 0
         if not num_held_out:
-            print("no validation trials: too few speakers have two recordings, or all are fewer than 4")
+            print("no validation trials: too few speakers have two recordings, or there are fewer than 4")
     lists = {}
     if num_held_out:  # drawn first: an error must not leave a train list without trials
         manifest, held_out = hold_out_speakers(manifest, num_held_out, seed)
@@ -248,8 +248,8 @@ def write_lists(
     names = [manifest.speaker_names[i] for i in manifest.speakers]
     train = [f"{speaker} {path}" for speaker, path in zip(names, manifest.paths, strict=True)]
     lists = {f"{name}_train_list": train, **lists}
-    for each, lines in lists.items():
-        write_list(root / each, lines)
+    for list_name, lines in lists.items():
+        write_list(root / list_name, lines)
     return {each: len(lines) for each, lines in lists.items()}
 
 

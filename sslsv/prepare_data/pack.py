@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     size = readable_bytes(2 * sum(shard["num_samples"] for shard in packed.facts["shards"]))
     print(
         f"{out}: {len(packed)} recordings ({size}), {noises} noises and {rirs} rooms among them: "
-        f"{'packed' if is_new else 'is there already'}.\nTrain with data.root={out}"
+        f"{'packed' if is_new else 'packed already'}.\nTrain with data.root={out}"
     )
     if bad := packed.errors:
         first = next(iter(bad.values()))
@@ -79,9 +79,9 @@ def pack(
     lists = find_lists(root) if lists is None else lists
     chosen = _names_in(root, lists)
     for folder in BANK_FOLDERS:
-        if not (found := find_noises(recordings, folder)[1]):
+        if not (sounds := find_noises(recordings, folder)[1]):
             print(f"{root / folder} holds no audio: packed without it.")
-        chosen.update(found)
+        chosen.update(sounds)
     names = sorted(chosen, key=os.fsencode)
     print(f"Lists: {', '.join(lists)}")
     texts = [os.path.relpath(file, root) for name in lists for file in list_files(list_location(root, name))]
@@ -94,9 +94,9 @@ def pack(
                 f"{out} is a pack of other or older lists or recordings: choose another --out, or delete it."
             )
         return False
-    there = sum(file.stat().st_size for file in out.glob("shard-*.int16"))
-    needed = sample_bytes({name: stamps[name][0] for name in names}, recordings.open)
-    check_space(out, needed - there, f"Packing {root}")
+    written_bytes = sum(file.stat().st_size for file in out.glob("shard-*.int16"))
+    needed_bytes = sample_bytes({name: stamps[name][0] for name in names}, recordings.open)
+    check_space(out, needed_bytes - written_bytes, f"Packing {root}")
     _begin(out, {"source": source, "shard_mb": shard_mb})
     parts, part_bytes = [list[str]()], 0
     for name in names:
@@ -118,9 +118,9 @@ def pack(
     return True
 
 
-def _stamp(place: str) -> tuple[int, int]:
+def _stamp(location: str) -> tuple[int, int]:
     # The size of a segment is limited by its duration, because many segments may share one file.
-    file, times = split_segment(place)
+    file, times = split_segment(location)
     size, mtime_ns = stamp(file)
     if times and times[1]:
         size = min(size, int(2 * SAMPLE_RATE * (times[1] - times[0])))
@@ -133,7 +133,7 @@ def _names_in(root: Path, lists: list[str]) -> set[str]:
     names: set[str] = set()
     for name in lists:
         if os.path.isabs(name) or ".." in Path(name).parts:
-            raise ValueError(f"The list {name} does not lie below {root}: its copy would have no place.")
+            raise ValueError(f"The list {name} does not lie below {root}: only lists below it are copied.")
         rows, _ = find_recordings(os.path.join(root, name), root)
         names.update(path for _, path in rows)
     return names
@@ -157,21 +157,21 @@ def _write_shard(
 
     Returns (number of samples, "") for each recording, or (0, why it is unreadable).
     """
-    notes, partial = file.with_suffix(".json"), file.with_suffix(".partial")
-    if notes.exists() and file.exists():
-        known: Lengths = json.loads(notes.read_text())
-        if file.stat().st_size == 2 * sum(num_samples for num_samples, _ in known):
+    lengths_file, partial = file.with_suffix(".json"), file.with_suffix(".partial")
+    if lengths_file.exists() and file.exists():
+        earlier: Lengths = json.loads(lengths_file.read_text())
+        if file.stat().st_size == 2 * sum(num_samples for num_samples, _ in earlier):
             bar.update(len(names))
-            return known
+            return earlier
     lengths: Lengths = []
     with partial.open("wb") as target:
         for start in range(0, len(names), _AT_ONCE):
-            for samples, why in pool.map(read, names[start : start + _AT_ONCE]):
+            for samples, error in pool.map(read, names[start : start + _AT_ONCE]):
                 target.write(samples.astype("<i2", copy=False).tobytes())
-                lengths.append((len(samples), why))
+                lengths.append((len(samples), error))
                 bar.update()
     partial.replace(file)
-    write_whole(notes, json.dumps(lengths).encode())
+    write_whole(lengths_file, json.dumps(lengths).encode())
     return lengths
 
 
@@ -194,7 +194,7 @@ def _write_index(out: Path, parts: list[list[str]], shards: list[Lengths], sourc
         "shard": pa.array(np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])),
         "first_sample": pa.array(np.concatenate([np.cumsum(each) - each for each in lengths])),
         "num_samples": pa.array(np.concatenate(lengths)),
-        "error": pa.array([why for shard in shards for _, why in shard], pa.string()),
+        "error": pa.array([error for shard in shards for _, error in shard], pa.string()),
     }
     files = [{"file": f"shard-{i:05d}.int16", "num_samples": int(n.sum())} for i, n in enumerate(lengths)]
     facts = {"format": FORMAT, "sample_rate": SAMPLE_RATE, "shards": files, "source": source}

@@ -34,13 +34,13 @@ def encoder_page(
     **parts: Any,
 ) -> bytes:
     """Return the HTML page of a result of a trained encoder: `sections`, `parts`, and what all pages show."""
-    which, of = here(result["run"]), result["checkpoint"]
+    run, checkpoint = here(result["run"]), result["checkpoint"]
     settings = Section("Settings", text=result["settings"])
     environment = Section("Environment", pairs=result["environment"])
     return render(
         f"{kind} of {basename(result['run'].rstrip('/'))}",
         [*sections, settings, environment],
-        head={"run": which, "checkpoint": of["files"], "step": of["steps"], **(trained or {})},
+        head={"run": run, "checkpoint": checkpoint["files"], "step": checkpoint["steps"], **(trained or {})},
         sentences=[*result["notes"], f"It took {duration(result['seconds'])}."],
         **parts,
     )
@@ -56,17 +56,17 @@ def list_section(item: TrialList) -> Section:
         if not name.endswith(CALIBRATED)  # Calibration keeps the order of scores and so the curve.
     }
 
-    def hardest(kind: Labels, order: Floats) -> list[Record]:
-        rows = np.flatnonzero(kind)
+    def hardest(mask: Labels, sort_keys: Floats) -> list[Record]:
+        rows = np.flatnonzero(mask)
         return [
             {"score": f"{scores[j]:.4f}", "enrolment": paths[trials.enrol[j]], "test": paths[trials.test[j]]}
-            for j in rows[np.argsort(order[rows], kind="stable")[:WORST]]
+            for j in rows[np.argsort(sort_keys[rows], kind="stable")[:WORST]]
         ]
 
-    shown = f"Scores and trials below are those of {titles[first]}."
+    remark = f"Scores and trials below are those of {titles[first]}."
     return Section(
         item.name,
-        f"{counts_text(item.summary['counts'])}. {shown}",
+        f"{counts_text(item.summary['counts'])}. {remark}",
         {
             "": metric_rows(item),
             "Hardest target trials: one speaker, low score": hardest(trials.targets, scores),

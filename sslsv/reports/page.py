@@ -89,8 +89,8 @@ def interval(key: str, metric: Mapping[str, float]) -> str:
 def metric_title(key: str) -> str:
     """Return `min DCF p_target=0.01` for `min_dcf(p_target=0.01,c_miss=1,c_fa=1)`, without costs of 1."""
     name, _, parameters = key.rstrip(")").partition("(")
-    told = [part for part in parameters.split(",") if part and part not in ("c_miss=1", "c_fa=1")]
-    return " ".join([*(WORDS.get(word, word) for word in name.rpartition("/")[2].split("_")), *told])
+    parts = [part for part in parameters.split(",") if part and part not in ("c_miss=1", "c_fa=1")]
+    return " ".join([*(WORDS.get(word, word) for word in name.rpartition("/")[2].split("_")), *parts])
 
 
 def metric_text(key: str, value: float, unit: str = " %") -> str:

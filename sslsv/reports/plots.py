@@ -35,12 +35,12 @@ def drawing(paint: Callable[[Axes], Any], title: str, size: tuple[float, float] 
     import matplotlib as mpl
     from matplotlib.figure import Figure as Canvas
 
-    stream, nothing = StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    stream, no_metadata = StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with mpl.rc_context({"svg.hashsalt": title}, STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # The browser draws glyphs that the font lacks.
         canvas = Canvas(figsize=size, layout="constrained")
         paint(canvas.add_subplot())
-        canvas.savefig(stream, format="svg", metadata=nothing)
+        canvas.savefig(stream, format="svg", metadata=no_metadata)
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r' (xmlns(:\w+)?|id)="(http[^"]*|[\w.]+_\d+)"', "", svg)  # HTML needs no namespaces.
@@ -62,17 +62,17 @@ def line_chart(
     """
     from matplotlib.ticker import LogLocator, MaxNLocator
 
-    named = [label for label, _, _ in curves if label][:MAX_CURVES]
-    wrapped = {label: textwrap.fill(label, 52) for label in named}
-    is_long = max(map(len, named), default=0) > 23
-    is_below = len(named) > (1 if is_long else 3)  # A large legend inside would cover the curves.
+    labels = [label for label, _, _ in curves if label][:MAX_CURVES]
+    wrapped = {label: textwrap.fill(label, 52) for label in labels}
+    is_long = max(map(len, labels), default=0) > 23
+    is_below = len(labels) > (1 if is_long else 3)  # A large legend inside would cover the curves.
 
     def paint(axes: Axes) -> None:
         for label, *points in curves:
             x, y = (np.array_split(values, min(len(values), MAX_POINTS)) for values in points)
             means = [[part.mean() for part in parts] for parts in (x, y)]
-            look = {"label": wrapped[label]} if label in wrapped else PALE
-            (line,) = axes.plot(*means, marker="o" if len(x) <= 40 else "", **look)
+            style = {"label": wrapped[label]} if label in wrapped else PALE
+            (line,) = axes.plot(*means, marker="o" if len(x) <= 40 else "", **style)
             if len(points[0]) > MAX_POINTS:
                 ends = [part.min() for part in y], [part.max() for part in y]
                 axes.fill_between(means[0], *ends, alpha=0.2, color=line.get_color())
@@ -92,12 +92,12 @@ def line_chart(
         axes.set_xlabel(xlabel)
         if is_below:
             axes.figure.legend(loc="outside lower center", ncols=1 if is_long else 2)
-        elif len(named) > 1:
+        elif len(labels) > 1:
             axes.legend()
 
     num_rows = len("\n".join(wrapped.values()).splitlines()) / (1 if is_long else 2)
     size = (SMALL[0], SMALL[1] + 0.2 + 0.19 * num_rows) if is_below else SMALL  # inches
-    return caption, drawing(paint, f"{caption}: {', '.join(named)}", size)
+    return caption, drawing(paint, f"{caption}: {', '.join(labels)}", size)
 
 
 def det_chart(title: str, curves: Mapping[str, ErrorCurve]) -> Figure:
@@ -105,24 +105,24 @@ def det_chart(title: str, curves: Mapping[str, ErrorCurve]) -> Figure:
     from scipy.special import ndtri
 
     def paint(axes: Axes) -> None:
-        ends = [*ndtri([0.1, 0.3])]
+        limits = [*ndtri([0.1, 0.3])]
         for label, curve in curves.items():
-            both = curve.p_fa, curve.p_miss
-            halves = [rate[rate > 0].min() / 2 for rate in both]  # A rate of 0 is drawn as half a trial.
-            x, y = (ndtri(np.clip(rate, half, 1 - half)) for rate, half in zip(both, halves, strict=True))
-            along = np.searchsorted(y - x, np.linspace(y[0] - x[0], y[-1] - x[-1], MAX_POINTS))
-            kept = np.unique(np.minimum(along, len(x) - 1))
-            (line,) = axes.plot(x[kept], y[kept], label=textwrap.fill(label, 34))
-            for marker, point in (("o", curve.eer_threshold()), ("D", curve.min_dcf_threshold(P_TARGET))):
-                place = np.searchsorted(curve.thresholds, point)
-                axes.plot(x[place], y[place], marker, color=line.get_color(), markersize=5)
-                ends += [x[place] - 0.2, y[place] + 0.1]
-        ends = [min(ends), max(ends)]
-        ticks = [rate for rate in RATES if ends[0] <= ndtri(rate / 100) <= ends[1]]
+            rates = curve.p_fa, curve.p_miss
+            halves = [rate[rate > 0].min() / 2 for rate in rates]  # A rate of 0 is drawn as half a trial.
+            x, y = (ndtri(np.clip(rate, half, 1 - half)) for rate, half in zip(rates, halves, strict=True))
+            positions = np.searchsorted(y - x, np.linspace(y[0] - x[0], y[-1] - x[-1], MAX_POINTS))
+            points = np.unique(np.minimum(positions, len(x) - 1))
+            (line,) = axes.plot(x[points], y[points], label=textwrap.fill(label, 34))
+            for marker, threshold in (("o", curve.eer_threshold()), ("D", curve.min_dcf_threshold(P_TARGET))):
+                index = np.searchsorted(curve.thresholds, threshold)
+                axes.plot(x[index], y[index], marker, color=line.get_color(), markersize=5)
+                limits += [x[index] - 0.2, y[index] + 0.1]
+        limits = [min(limits), max(limits)]
+        ticks = [rate for rate in RATES if limits[0] <= ndtri(rate / 100) <= limits[1]]
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_ticks(ndtri(np.divide(ticks, 100)), [f"{rate:g}" for rate in ticks])
-        axes.plot(ends, ends, **PALE)
-        axes.set(xlabel="false alarms, percent", ylabel="misses, percent", xlim=ends, ylim=ends)
+        axes.plot(limits, limits, **PALE)
+        axes.set(xlabel="false alarms, percent", ylabel="misses, percent", xlim=limits, ylim=limits)
         axes.legend(loc="upper right")
 
     return "Error trade-off (DET)", drawing(paint, title, LARGE)
@@ -135,15 +135,15 @@ def score_chart(title: str, scores: Floats, targets: Labels) -> Figure:
     edges = np.histogram_bin_edges(scores, bins=int(np.clip(np.sqrt(len(scores)) / 2, 20, 80)))
 
     def paint(axes: Axes) -> None:
-        for kind, color, label in ((~targets, "C1", "nontargets"), (targets, "C0", "targets")):
-            heights, _ = np.histogram(scores[kind], edges, density=True)
+        for mask, color, label in ((~targets, "C1", "nontargets"), (targets, "C0", "targets")):
+            heights, _ = np.histogram(scores[mask], edges, density=True)
             axes.stairs(heights, edges, fill=True, color=color, alpha=0.45, label=label)
-        top, middle = axes.get_ylim()[1], edges.mean()
-        for label, height, x in zip(("EER", "min DCF"), (1.04 * top, 1.13 * top), thresholds, strict=True):
+        peak, middle = axes.get_ylim()[1], edges.mean()
+        for label, height, x in zip(("EER", "min DCF"), (1.04 * peak, 1.13 * peak), thresholds, strict=True):
             if np.isfinite(x):  # The threshold of rejecting everything is infinite.
                 axes.plot([x, x], [0, height], color=INK, linewidth=0.9, linestyle="--")
                 axes.text(x, height, f" {label} {x:.3g} ", va="center", ha="left" if x < middle else "right")
-        axes.set(ylim=(0, 1.2 * top), xlabel="score", ylabel="density", yticks=[])
+        axes.set(ylim=(0, 1.2 * peak), xlabel="score", ylabel="density", yticks=[])
         axes.legend(loc="center right" if min(thresholds) < middle else "center left")
 
     return "Scores", drawing(paint, title, LARGE)
@@ -157,14 +157,14 @@ def confusion_chart(title: str, labels: Sequence[str], counts: Sequence[Sequence
     shares = rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
 
     def paint(axes: Axes) -> None:
-        clear = LinearSegmentedColormap.from_list("share", ["#2f7fc100", "#2f7fc1ff"])  # transparent at 0
-        axes.imshow(shares, cmap=clear, vmin=0, vmax=1)
+        colormap = LinearSegmentedColormap.from_list("share", ["#2f7fc100", "#2f7fc1ff"])  # transparent at 0
+        axes.imshow(shares, cmap=colormap, vmin=0, vmax=1)
         for row, column in np.argwhere(rows > 0) if size <= MAX_WRITTEN else ():
             axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center")
         step = -(-size // MAX_NAMES)  # With more labels only every second, third ... is named.
-        places = range(0, size, step)
-        axes.set_xticks(places, labels[::step], rotation=90)
-        axes.set_yticks(places, labels[::step])
+        indices = range(0, size, step)
+        axes.set_xticks(indices, labels[::step], rotation=90)
+        axes.set_yticks(indices, labels[::step])
         axes.set(xlabel="predicted", ylabel="label")
         axes.grid(visible=False)
 

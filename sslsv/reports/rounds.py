@@ -11,7 +11,7 @@ SHARES = {
     "nmi_before": "NMI with the round before",
     "nmi": "NMI with speakers",
     "purity": "purity",
-    "kept_purity": "purity of what is kept",
+    "kept_purity": "purity of kept utterances",
 }
 PARTS = ("embedding", "clustering", "training")
 
@@ -22,10 +22,10 @@ def write_rounds_report(folder: RunFolder) -> None:
     summary = folder.read_json("summary.json") if folder.has("summary.json") else {}
     settings = folder.read("loop.yml").decode()
     notes = list(doubts(settings))
-    told = f"Loop of pseudo-labels, {'finished' if summary else 'not finished'}."
-    told += "" if notes else " Test trials chose nothing."
+    sentence = f"Pseudo-label loop, {'finished' if summary else 'not finished'}."
+    sentence += "" if notes else " No choice used test trials."
     if any("purity" in record for record in records):
-        notes.append("Purity and NMI with speakers are by a list of labels. They chose nothing.")
+        notes.append("Purity and NMI with speakers compare with a list of labels. No choice used it.")
     facts = [("best stage", summary["best"]["stage"], summary["run"])] if summary else []
     clustered = [record for record in records if "clusters" in record]
     sections = [
@@ -36,7 +36,7 @@ def write_rounds_report(folder: RunFolder) -> None:
         *(Section(f"Unreadable in {record['stage']}", pairs=record["unreadable"]) for record in clustered),
         Section("Settings", text=settings),
     ]
-    folder.write("report.html", render(folder.name, sections, sentences=[told], notes=notes, facts=facts))
+    folder.write("report.html", render(folder.name, sections, sentences=[sentence], notes=notes, facts=facts))
 
 
 def stage_row(record: Record) -> Record:
@@ -46,8 +46,8 @@ def stage_row(record: Record) -> Record:
     row["value"] = None if record["value"] is None else metric_text(criterion, record["value"])
     row |= {title: record[key] for key, title in SHARES.items() if record.get(key) is not None}
     for key in record["test"]:
-        if found := list_and_metric(key):
-            row[f"{found[0]}, {metric_title(found[1])}"] = with_interval(found[1], record["test"], key)
+        if names := list_and_metric(key):
+            row[f"{names[0]}, {metric_title(names[1])}"] = with_interval(names[1], record["test"], key)
     return row
 
 
@@ -75,9 +75,9 @@ def round_charts(records: list[Record]) -> list[Figure]:
     for caption, names in {"EER": {"eer": "validation", **errors}, "shares": SHARES}.items():
         curves: list[Curve] = []
         for key, name in names.items():
-            known = {record["stage"]: record[key] for record in flat if record.get(key) is not None}
-            if known:
-                curves.append((name, [int(s.partition("_")[2]) for s in known], [*known.values()]))
+            values = {record["stage"]: record[key] for record in flat if record.get(key) is not None}
+            if values:
+                curves.append((name, [int(s.partition("_")[2]) for s in values], [*values.values()]))
         if curves:
             figures.append(line_chart(caption, curves, xlabel="round"))
     return figures
@@ -85,11 +85,11 @@ def round_charts(records: list[Record]) -> list[Figure]:
 
 def round_line(record: Record) -> str:
     """Return the results of a stage as a line for the terminal."""
-    told = [f"{record['stage']}:"]
+    phrases = [f"{record['stage']}:"]
     if "clusters" in record:
-        told.append(f"{record['clusters']:,} clusters of {record['utterances']:,} utterances,")
-    told += [f"{title} {record[key]:.3f}," for key, title in SHARES.items() if record.get(key) is not None]
+        phrases.append(f"{record['clusters']:,} clusters of {record['utterances']:,} utterances,")
+    phrases += [f"{title} {record[key]:.3f}," for key, title in SHARES.items() if record.get(key) is not None]
     if record["value"] is not None:
         text = metric_text(record["criterion"], record["value"])
-        told.append(f"{metric_title(record['criterion'])} {text} in validation")
-    return " ".join(told).rstrip(",")
+        phrases.append(f"{metric_title(record['criterion'])} {text} in validation")
+    return " ".join(phrases).rstrip(",")

@@ -41,16 +41,16 @@ def write_sweep_report(folder: RunFolder) -> None:
     keys = [key for key in settings if any(row.get(key) is not None for row in good)]
     curves: list[Curve] = []
     at_rungs: dict[int, dict[int, Record]] = {epoch: {} for epoch in rungs}
-    for place, row in enumerate(good):
+    for position, row in enumerate(good):
         records = RunFolder.at(below(folder.location, f"trials/{row['trial']:04d}")).metrics()
-        found = {record["epoch"]: record for record in records if record.get(metric) is not None}
-        if found:
-            label = f"trial {row['trial']}" if place < NUM_NAMED else ""
-            curves.append((label, [*found], [record[metric] for record in found.values()]))
-        for epoch, record in found.items():
+        by_epoch = {record["epoch"]: record for record in records if record.get(metric) is not None}
+        if by_epoch:
+            label = f"trial {row['trial']}" if position < NUM_NAMED else ""
+            curves.append((label, [*by_epoch], [record[metric] for record in by_epoch.values()]))
+        for epoch, record in by_epoch.items():
             at_rungs.get(round(epoch), {})[row["trial"]] = record
     charts = grid_charts(good, keys, metric) if request.get("searcher") == "grid" else []
-    title, tried = metric_title(metric), {key: [row[key] for row in good] for key in keys}
+    title, setting_values = metric_title(metric), {key: [row[key] for row in good] for key in keys}
     table = [
         {"trial": page_of(folder, row["trial"]), "state": row["state"], "epoch": row["epoch"]}
         | {metric_title(m): None if row[m] is None else metric_text(m, row[m]) for m in measured}
@@ -58,29 +58,29 @@ def write_sweep_report(folder: RunFolder) -> None:
         | ({"why": row["why"]} if row["why"] else {})
         for row in rows[:MAX_ROWS]
     ]
-    cut = f"The best {MAX_ROWS} of {len(rows):,} trials; results.csv has all." if rows[MAX_ROWS:] else ""
-    first = [at_rungs[rungs[0]].get(row["trial"], {}).get(metric) for row in good]
-    ranked = rank_criteria({epoch: list(found.values()) for epoch, found in at_rungs.items()})
+    note = f"The best {MAX_ROWS} of {len(rows):,} trials; results.csv has all." if rows[MAX_ROWS:] else ""
+    first_values = [at_rungs[rungs[0]].get(row["trial"], {}).get(metric) for row in good]
+    ranked = rank_criteria({epoch: list(by_trial.values()) for epoch, by_trial in at_rungs.items()})
     rankings = [{**row, "criterion": metric_title(row["criterion"])} for row in ranked]
     has_confirmed = folder.has("confirmation.json")
     confirmed = folder.read_json("confirmation.json")["comparisons"] if has_confirmed else []
     learning = [line_chart(title, curves, rungs[:-1], "epoch")] if curves else []
     sections = [
-        Section("Trials", cut, {"": table}),
+        Section("Trials", note, {"": table}),
         Section("Learning curves", figures=learning),
         Section("Over the grid", figures=charts),
-        Section("Importance of settings", pairs=importance(tried, first)),
+        Section("Importance of settings", pairs=importance(setting_values, first_values)),
         Section("Without labels", tables={"": rankings}),
         Section("Confirmed on test trials", tables={"": [*map(confirmed_row, confirmed)]}),
         Section("Search space", text=request["space"]),
     ]
-    told = f"Trials are compared at the rungs, epochs {shown(rungs)}."
+    sentence = f"Trials are compared at the rungs: epochs {shown(rungs)}."
     epochs, seconds = (sum(row.get(key) or 0 for row in rows) for key in ("epoch", "seconds"))
-    in_full = epochs + sum(rungs[-1] - row["epoch"] for row in good)  # The others failed or collapsed.
+    full_epochs = epochs + sum(rungs[-1] - row["epoch"] for row in good)  # The others failed or collapsed.
     facts = [
         *((f"best {title}", metric_text(metric, row[metric]), f"trial {row['trial']}") for row in good[:1]),
         ("trials", str(len(rows)), f"{len(rows) - len(good)} collapsed or failed"),
-        ("epochs trained", f"{epochs:g}", f"{in_full:g} without early stopping"),
+        ("epochs trained", f"{epochs:g}", f"{full_epochs:g} without early stopping"),
         ("time", duration(seconds), "of training, all trials together"),
     ]
     base = parse_yaml(request.get("base", "")) or {}
@@ -89,8 +89,8 @@ def write_sweep_report(folder: RunFolder) -> None:
     head |= {"chosen by": title and f"{title} in validation", "command": request.get("command", "")}
     if good:
         head["best"] = ", ".join(f"{key} {shown(good[0][key])}" for key in keys if good[0][key] is not None)
-        head["train it anew"] = f"{command_name('train')} {here(below(folder.location, 'best.yml'))}"
-    parts = {"sentences": [told], "facts": facts, "head": head}
+        head["train it again"] = f"{command_name('train')} {here(below(folder.location, 'best.yml'))}"
+    parts = {"sentences": [sentence], "facts": facts, "head": head}
     folder.write("report.html", render(f"Sweep {folder.name}", sections, **parts))
 
 
@@ -102,10 +102,10 @@ def page_of(folder: RunFolder, trial: int) -> Link | int:
 
 def confirmed_row(found: Record) -> Record:
     """Return a comparison with the base as a table row."""
-    ours, base = (f"{found[f'{of}mean']:.2f} ± {found[f'{of}sd']:.2f}" for of in ("", "base_"))
+    tuned, base = (f"{found[f'{prefix}mean']:.2f} ± {found[f'{prefix}sd']:.2f}" for prefix in ("", "base_"))
     ends = f"{found['difference']:+.2f}\n{found['low']:+.2f} to {found['high']:+.2f}"
     counts = {key: found[key] for key in ("trial", "test_list", "seeds", "lost")}
-    return {**counts, "EER": ours, "EER of the base": base, "difference": ends, "verdict": found["verdict"]}
+    return {**counts, "EER": tuned, "EER of the base": base, "difference": ends, "verdict": found["verdict"]}
 
 
 def read_results(folder: RunFolder) -> list[Record]:
@@ -126,25 +126,25 @@ def rank_criteria(at_rungs: Mapping[int, Sequence[Record]]) -> Iterator[Record]:
     from scipy.stats import kendalltau, rankdata  # The import takes half a second.
 
     for epoch, records in at_rungs.items():
-        known = [record for record in records if record.get("eer") is not None]
-        eers = np.array([record["eer"] for record in known], np.float64)
+        measured = [record for record in records if record.get("eer") is not None]
+        eers = np.array([record["eer"] for record in measured], np.float64)
         costs = {}
         for criterion in LABEL_FREE:
-            values = np.array([record.get(criterion) for record in known], np.float64)  # None becomes NaN
+            values = np.array([record.get(criterion) for record in measured], np.float64)  # None becomes NaN
             costs[criterion] = values if is_better(criterion, 0.0, than=1.0) else -values
         ranks = {name: rankdata(values, nan_policy="omit") for name, values in costs.items()}
         costs[COMBINED] = 2 * ranks["label_free/pseudo_eer"] + ranks["label_free/rankme"]
         for criterion, values in costs.items():
             is_known = np.isfinite(values) & np.isfinite(eers)
-            found, theirs = values[is_known], eers[is_known]
-            if len(found) >= FEWEST_RANKED:
-                tau = kendalltau(found, theirs).statistic
+            known_values, known_eers = values[is_known], eers[is_known]
+            if len(known_values) >= FEWEST_RANKED:
+                tau = kendalltau(known_values, known_eers).statistic
                 yield {
                     "criterion": criterion,
                     "epoch": epoch,
-                    "trials": len(found),
+                    "trials": len(known_values),
                     "tau": None if np.isnan(tau) else float(tau),
-                    "regret": float(theirs[found == found.min()].mean() - theirs.min()),
+                    "regret": float(known_eers[known_values == known_values.min()].mean() - known_eers.min()),
                 }
 
 
@@ -154,8 +154,8 @@ def grid_charts(rows: Sequence[Record], keys: Sequence[str], metric: str) -> lis
     varied = [key for key in keys if len({row[key] for row in finished}) > 1]
     for key in varied:
         lines: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
-        numbers = [row for row in finished if type(row[key]) in (int, float)]
-        for row in sorted(numbers, key=itemgetter(key)):
+        numeric_rows = [row for row in finished if type(row[key]) in (int, float)]
+        for row in sorted(numeric_rows, key=itemgetter(key)):
             others = [f"{other.rpartition('.')[2]} {shown(row[other])}" for other in varied if other != key]
             x, y = lines[", ".join(others).removeprefix("alternative ") or title]
             x.append(row[key])
@@ -173,20 +173,20 @@ def importance(columns: Mapping[str, Sequence[Any]], values: Sequence[float | No
     Estimated by a random forest (fANOVA: Hutter et al., ICML 2014), without settings that some trials lack or
     that are equal in all trials.
     """
-    there = [i for i, value in enumerate(values) if value is not None]
+    indices = [i for i, value in enumerate(values) if value is not None]
     # Optuna raises an error if all values are equal.
-    if len(there) < FEWEST or len({values[i] for i in there}) == 1:
+    if len(indices) < FEWEST or len({values[i] for i in indices}) == 1:
         return {}
     import optuna  # The import takes a second.
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Numbers and strings are both replaced by their ranks, scaled to 0 to 1.
-    known = {key: [column[i] for i in there] for key, column in columns.items() if None not in column}
-    ranks = {k: np.unique(cells, return_inverse=True)[1] for k, cells in known.items() if len({*cells}) > 1}
-    study, ends = optuna.create_study(), {k: optuna.distributions.FloatDistribution(0, 1) for k in ranks}
-    for place, i in enumerate(there):
-        settings = {key: float(rank[place] / rank.max()) for key, rank in ranks.items()}
-        study.add_trial(optuna.create_trial(params=settings, distributions={**ends}, value=values[i]))
+    filled = {key: [column[i] for i in indices] for key, column in columns.items() if None not in column}
+    ranks = {k: np.unique(cells, return_inverse=True)[1] for k, cells in filled.items() if len({*cells}) > 1}
+    study, ranges = optuna.create_study(), {k: optuna.distributions.FloatDistribution(0, 1) for k in ranks}
+    for row, i in enumerate(indices):
+        settings = {key: float(rank[row] / rank.max()) for key, rank in ranks.items()}
+        study.add_trial(optuna.create_trial(params=settings, distributions={**ranges}, value=values[i]))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return {key: f"{share:.0%}" for key, share in shares.items()}

@@ -18,15 +18,15 @@ def task_page(result: Mapping[str, Any], **of_run: Any) -> bytes:
     ]
     facts.append(("baseline accuracy", f"{result['baseline_accuracy']:.4g}", "most frequent label"))
     lists = [
-        {"list": role, **each["counts"], "file": here(each["file"]), "SHA-256": each["sha256"][:12]}
-        for role, each in result["lists"].items()
+        {"list": role, **source["counts"], "file": here(source["file"]), "SHA-256": source["sha256"][:12]}
+        for role, source in result["lists"].items()
     ]
     chart = confusion_chart("confusion of labels", result["labels"], result["confusion"])
-    chosen = f"Macro F1 on held-out parts of the training list; {result['strength']:g} was chosen."
+    remark = f"Macro F1 on held-out parts of the training list; {result['strength']:g} was chosen."
     sections = [
         Section("Labels", tables={"": label_rows(result)}, figures=[chart]),
         Section("Lists", tables={"": lists}),
-        Section("Regularisation", chosen, pairs=result["macro_f1_of_strengths"]),
+        Section("Regularisation", remark, pairs=result["macro_f1_of_strengths"]),
     ]
     return encoder_page(result["task"].capitalize(), result, sections, facts=facts, **of_run)
 
@@ -34,14 +34,14 @@ def task_page(result: Mapping[str, Any], **of_run: Any) -> bytes:
 def label_rows(result: Mapping[str, Any]) -> list[Record]:
     """Return a row per label: the number of test recordings, recall, precision and F1."""
     counts = np.asarray(result["confusion"])
-    right, named, guessed = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    correct, actual, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     return [
         {
             "label": label,
-            "recordings": int(named[i]),
-            "recall": float(right[i] / named[i]) if named[i] else None,
-            "precision": float(right[i] / guessed[i]) if guessed[i] else None,
-            "F1": float(2 * right[i] / (named[i] + guessed[i])) if named[i] + guessed[i] else None,
+            "recordings": int(actual[i]),
+            "recall": float(correct[i] / actual[i]) if actual[i] else None,
+            "precision": float(correct[i] / predicted[i]) if predicted[i] else None,
+            "F1": float(2 * correct[i] / (actual[i] + predicted[i])) if actual[i] + predicted[i] else None,
         }
         for i, label in enumerate(result["labels"])
     ]
@@ -49,8 +49,8 @@ def label_rows(result: Mapping[str, Any]) -> list[Record]:
 
 def task_lines(result: Mapping[str, Any]) -> Iterator[str]:
     """Yield the result as lines for the terminal."""
-    for role, each in result["lists"].items():
-        yield f"{role}: {each['file']}, {counts_text(each['counts'])}"
+    for role, source in result["lists"].items():
+        yield f"{role}: {source['file']}, {counts_text(source['counts'])}"
     for key, metric in result["metrics"].items():
         ends = interval(key, metric)
         yield f"  {key:<20}{metric_text(key, metric['value'])}{f' ({ends})' if ends else ''}"

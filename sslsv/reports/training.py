@@ -47,52 +47,52 @@ def write_report(folder: RunFolder) -> None:
     ]
     notes = [*warnings, *doubts(settings), *[r["notice"] for r in records if r.get("notice")][-1:]]
     notes += filter(None, [summary.get("stop_reason")])
-    notes += [f"{len(found):,} {kind} could not be read, see below." for kind, found in skipped.items()]
+    notes += [f"{len(files):,} {kind} could not be read, see below." for kind, files in skipped.items()]
     notes = list(dict.fromkeys(notes))  # The stop reason may repeat the last notice.
-    now = defaultdict(int, {k: v for k, v in (records or [{}])[-1].items() if v is not None})
-    is_finished, (speed, waited) = bool(summary.get("is_finished")), speed_of(records)
-    left = "in all" if is_finished else f"about {duration(now['seconds_left'])} to go"
+    latest = defaultdict(int, {k: v for k, v in (records or [{}])[-1].items() if v is not None})
+    is_finished, (speed, wait_share) = bool(summary.get("is_finished")), speed_of(records)
+    remaining = "in all" if is_finished else f"about {duration(latest['seconds_left'])} to go"
     names = ("EER", "EER, best", "EER, last")
     eers = [(r["trials"], next((r[n] for n in names if n in r), "")) for r in rows_of(best, last)]
     facts = [
         *((f"EER, {name}", *f"{text}\n".split("\n")[:2]) for name, text in eers if text),
-        ("steps", f"{now['step']:,}", f"of {now['total_steps']:,}, epoch {now['epoch']:.1f}"),
-        ("time", duration(now["seconds"]), left),
-        ("utterances per second", f"{speed:,.0f}", f"{waited:.0%} of the time waiting for data"),
+        ("steps", f"{latest['step']:,}", f"of {latest['total_steps']:,}, epoch {latest['epoch']:.1f}"),
+        ("time", duration(latest["seconds"]), remaining),
+        ("utterances per second", f"{speed:,.0f}", f"{wait_share:.0%} of the time waiting for data"),
     ]
     started = f"started {run.get('started', 'at an unknown time')}"
-    told = f"Training run, {'finished' if is_finished else 'not finished'}, {started}."
+    sentence = f"Training run, {'finished' if is_finished else 'not finished'}, {started}."
     parts = {"notes": notes, "facts": facts, "head": origin(folder), "links": links(folder)}
-    folder.write("report.html", render(folder.name, sections, sentences=[told], **parts))
+    folder.write("report.html", render(folder.name, sections, sentences=[sentence], **parts))
 
 
 def origin(folder: RunFolder) -> dict[str, str]:
     """Return method, encoder, training data, hardware and command as text, as far as they are known."""
-    found, run = (folder.read_json(f) if folder.has(f) else {} for f in ("trained.json", "run.json"))
+    trained, run = (folder.read_json(f) if folder.has(f) else {} for f in ("trained.json", "run.json"))
     settings = (parse_yaml(folder.read("config.yml").decode()) or {}) if folder.has("config.yml") else {}
-    told = {title: settings[key]["name"] for title, key in NAMED.items() if key in settings}
-    if found:
-        sizes = [f"{found[key] / 1e6:.2f} M" for key in ("encoder_parameters", "parameters")]
-        told["encoder"] += f", {sizes[0]} parameters ({sizes[1]} with the rest of the method)"
-        counts = f"{found['utterances']:,} utterances of {found['speakers']:,} speakers"
-        told["speech"] = f"{found['hours']:,.1f} hours, {counts}"
-        machine = found["environment"].get("gpu") or found["environment"]["cpu"]
-        told["hardware"] = f"{found['workers']} training worker(s), {machine}"
-    return told | {"command": run.get("command", "")}
+    facts = {title: settings[key]["name"] for title, key in NAMED.items() if key in settings}
+    if trained:
+        sizes = [f"{trained[key] / 1e6:.2f} M" for key in ("encoder_parameters", "parameters")]
+        facts["encoder"] += f", {sizes[0]} parameters ({sizes[1]} with the rest of the method)"
+        counts = f"{trained['utterances']:,} utterances of {trained['speakers']:,} speakers"
+        facts["speech"] = f"{trained['hours']:,.1f} hours, {counts}"
+        machine = trained["environment"].get("gpu") or trained["environment"]["cpu"]
+        facts["hardware"] = f"{trained['workers']} training worker(s), {machine}"
+    return facts | {"command": run.get("command", "")}
 
 
 def links(folder: RunFolder) -> list[Link]:
     """Return links to the evaluations of a run and, if the run is a trial, to its sweep."""
-    found = []
+    pages = []
     for name in folder.names("evaluation"):
         if name.endswith(".html"):
             title = name.removesuffix(".html").replace("report", "evaluation").capitalize()
-            found.append(Link.to(f"evaluation/{name}", ".", title))
+            pages.append(Link.to(f"evaluation/{name}", ".", title))
     sweep, kind = posixpath.split(posixpath.dirname(folder.location))
     if kind == "trials" and RunFolder.at(sweep).has("sweep.json"):
         page = below(sweep, "report.html")
-        found.append(Link.to(page, folder.location, f"Sweep {posixpath.basename(sweep)}"))
-    return found
+        pages.append(Link.to(page, folder.location, f"Sweep {posixpath.basename(sweep)}"))
+    return pages
 
 
 def update_report(folder: RunFolder, out: RunFolder) -> None:
@@ -116,28 +116,28 @@ def speed_of(records: list[Record]) -> tuple[float, float]:
     timed = [record for record in records if record.get("samples_per_second")]
     steps = [after["step"] - before["step"] for before, after in pairwise([{"step": 0}, *timed])]
     seconds = [n / record["samples_per_second"] for n, record in zip(steps, timed, strict=True)]
-    waited = [s * record["data_wait_share"] for s, record in zip(seconds, timed, strict=True)]
-    return (sum(steps) / sum(seconds), sum(waited) / sum(seconds)) if any(seconds) else (0.0, 0.0)
+    waiting = [s * record["data_wait_share"] for s, record in zip(seconds, timed, strict=True)]
+    return (sum(steps) / sum(seconds), sum(waiting) / sum(seconds)) if any(seconds) else (0.0, 0.0)
 
 
 def summary_lines(folder: RunFolder) -> Iterator[str]:
     """Yield the results of a finished run as lines for the terminal."""
     summary, records = folder.read_json("summary.json"), folder.metrics()
-    section, (speed, waited) = results(*best_and_last(summary, records)), speed_of(records)
+    section, (speed, wait_share) = results(*best_and_last(summary, records)), speed_of(records)
     yield from filter(None, [summary["stop_reason"], section.sentence])
     for row in section.tables[""]:
-        told = [f"{name} {text}".replace("\n", ", ") for name, text in row.items() if name != "trials"]
-        yield f"{row['trials']}: {'; '.join(told)}"
-    seen = f"{speed:,.0f} utterances per second, {waited:.0%} of the time waiting for data"
-    yield f"trained for {duration(summary['seconds'])}: {seen}"
+        texts = [f"{name} {text}".replace("\n", ", ") for name, text in row.items() if name != "trials"]
+        yield f"{row['trials']}: {'; '.join(texts)}"
+    speed_text = f"{speed:,.0f} utterances per second, {wait_share:.0%} of the time waiting for data"
+    yield f"trained for {duration(summary['seconds'])}: {speed_text}"
 
 
 def doubts(settings: str) -> Iterator[str]:
     """Yield a warning if the settings make the results look better than they are."""
     data, evaluation = ((parse_yaml(settings) or {}).get(name) or {} for name in ("data", "evaluation"))
     lists = [evaluation.get("validation"), *(evaluation.get("test") or [])]
-    places = [posixpath.normpath(posixpath.join(data.get("root", ""), name or "")) for name in lists]
-    if lists[0] and places[0] in places[1:]:
+    locations = [posixpath.normpath(posixpath.join(data.get("root", ""), name or "")) for name in lists]
+    if lists[0] and locations[0] in locations[1:]:
         yield (
             f"The best checkpoint was chosen on the test trials {lists[0]!r} "
             "(evaluation.allow_validation_on_test): its results on them look better than they are."
@@ -160,22 +160,22 @@ def best_and_last(summary: Record, records: list[Record]) -> tuple[Record, Recor
 
 def results(best: Record, last: Record) -> Section:
     """Return a section with the steps of both checkpoints and a table with a row per trial list."""
-    told = f"Last: step {last['step']:,}." if last else "Nothing was validated or tested yet."
+    sentence = f"Last: step {last['step']:,}." if last else "Nothing was validated or tested yet."
     if "criterion" in best:
         name, value = metric_title(best["criterion"]), metric_text(best["criterion"], best["value"])
-        told = f"Best: step {best['step']:,}, by {name} in validation ({value}). {told}"
-    return Section("Results", told, {"": rows_of(best, last)})
+        sentence = f"Best: step {best['step']:,}, by {name} in validation ({value}). {sentence}"
+    return Section("Results", sentence, {"": rows_of(best, last)})
 
 
 def rows_of(best: Record, last: Record) -> list[Record]:
     """Return a row per trial list: metrics of the best and of the last checkpoint, an interval below each."""
     rows: dict[str, Record] = {}
-    is_one = best.get("step") == last.get("step")
-    for which, values in [("", best | last)] if is_one else [(", best", best), (", last", last)]:
+    is_same = best.get("step") == last.get("step")
+    for suffix, values in [("", best | last)] if is_same else [(", best", best), (", last", last)]:
         for key, value in values.items():
-            if (found := list_and_metric(key)) and value is not None:
-                row = rows.setdefault(found[0], {"trials": found[0]})
-                row[f"{metric_title(found[1])}{which}"] = with_interval(found[1], values, key)
+            if (names := list_and_metric(key)) and value is not None:
+                row = rows.setdefault(names[0], {"trials": names[0]})
+                row[f"{metric_title(names[1])}{suffix}"] = with_interval(names[1], values, key)
     return list(rows.values())
 
 
@@ -202,8 +202,8 @@ def curve_sections(records: list[Record], best_step: int | None) -> Iterator[Sec
 
 def place_of(key: str) -> tuple[str, str, str]:
     """Return the heading, the chart and the name of the line for a key of the records."""
-    if found := list_and_metric(key):
-        return VERIFICATION, found[1], found[0]
+    if names := list_and_metric(key):
+        return VERIFICATION, names[1], names[0]
     if key.startswith("label_free/"):
         return EMBEDDINGS, key.partition("/")[2], "training utterances"
     if key in OF_RECORDINGS:

@@ -89,7 +89,7 @@ def decode_checkpoint(content: bytes, name: str, place: str) -> Checkpoint:
     """
     match = NAME.fullmatch(name)
     if match is None:
-        raise ValueError(f"{place} is not named as a checkpoint is, step_00001200-<16 hexadecimal digits>.pt")
+        raise ValueError(f"{place} is not named like a checkpoint, step_00001200-<16 hexadecimal digits>.pt")
     if _checksum(content) != match.group(2):
         raise ValueError(
             f"checkpoint {place} is damaged: its content ({len(content)} bytes) does not have the checksum "
@@ -99,7 +99,7 @@ def decode_checkpoint(content: bytes, name: str, place: str) -> Checkpoint:
     if unknown := state.keys() - {f.name for f in fields(Checkpoint)}:
         raise ValueError(
             f"checkpoint {place} has {', '.join(sorted(unknown))}, which this version does not know; "
-            "use the version that wrote it (in its run.json), or train anew"
+            "use the version that wrote it (named in its run.json), or train again"
         )
     return Checkpoint(**state)
 
@@ -113,8 +113,8 @@ def _sound(folder: RunFolder, names: Iterable[str]) -> Iterator[str]:
         if _checksum(folder.read(f"{FOLDER}/{name}")) in name:
             yield name
         else:
-            place = f"{folder.location}/{FOLDER}/{name}"
-            warnings.warn(f"passing over damaged checkpoint {place}", stacklevel=3)
+            location = f"{folder.location}/{FOLDER}/{name}"
+            warnings.warn(f"skipping damaged checkpoint {location}", stacklevel=3)
 
 
 def newest_sound_checkpoint(folder: RunFolder) -> str | None:
@@ -130,8 +130,8 @@ def newest_checkpoints(folder: RunFolder, count: int, kept: int) -> list[str]:
     names = list(_sound(folder, [name for _, name in list_checkpoints(folder)[-kept:]]))
     if min(count, len(names)) < 2:
         raise ValueError(
-            f"an average of {count} checkpoints was asked for, and {folder.location} has {len(names)} sound "
-            "one(s); it takes 2 or more: train with a larger run.keep_checkpoints, or use 'last'"
+            f"an average needs 2 or more checkpoints: {count} were requested, and {folder.location} has "
+            f"{len(names)} undamaged one(s); train with a larger run.keep_checkpoints, or use 'last'"
         )
     return names[-count:]
 
@@ -145,16 +145,16 @@ def find_checkpoint(folder: RunFolder, which: str) -> str:
         raise ValueError(
             f"{folder.location} has no checkpoints: no training began there, or it ended before the first."
         )
-    found = newest_sound_checkpoint(folder) if which in ("last", "best") else None
-    if which == "best" and found is not None:
-        best_step = read_checkpoint(folder, found).best_step
-        found = next(_sound(folder, [name for name, step in steps.items() if step == best_step]), None)
-    if found is None:
+    chosen = newest_sound_checkpoint(folder) if which in ("last", "best") else None
+    if which == "best" and chosen is not None:
+        best_step = read_checkpoint(folder, chosen).best_step
+        chosen = next(_sound(folder, [name for name, step in steps.items() if step == best_step]), None)
+    if chosen is None:
         raise ValueError(
-            f"checkpoint {which!r} is not in {folder.location}, or damaged ('best': or nothing is validated "
-            f"yet); there are: last, best, {', '.join(steps)}"
+            f"checkpoint {which!r} is not in {folder.location} or is damaged (or, for 'best', nothing was "
+            f"validated yet); choose one of last, best, {', '.join(steps)}"
         )
-    return found
+    return chosen
 
 
 def average(states: list[dict[str, Any]]) -> dict[str, Any]:

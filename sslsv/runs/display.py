@@ -71,7 +71,7 @@ class LiveLine:
         with bar if is_bar else contextlib.nullcontext():
             while not is_last:
                 is_last = self._stop.wait(0.5 if self._run is None or self._run.is_local else 5.0)
-                self._look()
+                self._read_new()
                 record, name, now = self._record, self._name, time.monotonic()
                 line, text = name, f"{name}  {now - self._since:.0f} s"
                 if record:
@@ -85,7 +85,7 @@ class LiveLine:
                     self.say(f"[{now - self.start:3.0f} s]  {line}")
                     drawn, drawn_name, drawn_time = line, name, now
 
-    def _look(self) -> None:
+    def _read_new(self) -> None:
         """Read the records that the run has written since the last call."""
         if self._run is None:
             return
@@ -102,8 +102,8 @@ class LiveLine:
 def describe(record: dict[str, Any]) -> str:
     """Return a record as one line; the least important values are last, as narrow terminals cut them off."""
     left = record.get("seconds_left")
-    shown = {**record, "left": f"{timedelta(seconds=int(left or 0))} left" if left else "tests and report"}
-    parts = [form.format(shown[key]) for key, form in FORMS.items() if shown.get(key) is not None]
+    values = {**record, "left": f"{timedelta(seconds=int(left or 0))} left" if left else "tests and report"}
+    parts = [form.format(values[key]) for key, form in FORMS.items() if values.get(key) is not None]
     return "  ".join([f"step {record['step']:,}/{record['total_steps']:,}", *parts])
 
 

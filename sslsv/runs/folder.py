@@ -109,8 +109,8 @@ class RunFolder:
     def names(self, subfolder: str = "") -> list[str]:
         """Return the sorted names of the files directly below `subfolder`, which need not exist."""
         selector = fs.FileSelector(self.path(subfolder).rstrip("/"), allow_not_found=True)
-        found = self.filesystem.get_file_info(selector)
-        return sorted(entry.base_name for entry in found if entry.type == fs.FileType.File)
+        entries = self.filesystem.get_file_info(selector)
+        return sorted(entry.base_name for entry in entries if entry.type == fs.FileType.File)
 
     def has(self, name: str) -> bool:
         """Return whether the run has this file (a folder does not count)."""
@@ -181,9 +181,9 @@ class RunFolder:
         if self.is_local:
             self.filesystem.move(self.root, new_root)
         else:  # Object stores cannot rename, so every object is copied.
-            own = self.filesystem
-            fs.copy_files(self.root, new_root, source_filesystem=own, destination_filesystem=own)
-            own.delete_dir(self.root)
+            store = self.filesystem
+            fs.copy_files(self.root, new_root, source_filesystem=store, destination_filesystem=store)
+            store.delete_dir(self.root)
         return new_name
 
 
@@ -213,7 +213,7 @@ def only_command_on(folder: RunFolder) -> Iterator[None]:
     except Timeout as error:
         raise ValueError(
             f"{folder.location} is in use by {file.read_text() or 'another command'}: wait for it, end it, "
-            "or use another name (run.name; of a sweep --name)"
+            "or use another name (run.name; for a sweep, --name)"
         ) from error
     with lock:
         file.write_text(f"process {os.getpid()} on {socket.gethostname()}")

@@ -94,8 +94,8 @@ class RunLog:
                 settings=wandb.Settings(console="off", quiet=True),  # The progress bar owns the terminal.
             )
         except Exception as error:  # No network, no key or a full disk must not end a training.
-            why = " ".join(str(error).split()) or type(error).__name__
-            self.notice = f"wandb can't be used {mode}: {why.rstrip('.')}; the run goes on without it."
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self.notice = f"wandb can't be used {mode}: {reason.rstrip('.')}; the run continues without it."
         return None
 
 

@@ -36,22 +36,22 @@ def compare(
     """
     from scipy.stats import ttest_rel  # takes half a second to import
 
-    ours, theirs = np.asarray(values, dtype=np.float64), np.asarray(base, dtype=np.float64)
-    differences = ours - theirs
+    eers, base_eers = np.asarray(values, dtype=np.float64), np.asarray(base, dtype=np.float64)
+    differences = eers - base_eers
     verdict = "within the noise of the seeds"
     if differences.any() and np.ptp(differences) < 1e-9:  # EERs of few trials take few values
         low = high = differences[0]
-        verdict += ", which these seeds do not show: all differences are equal"
+        verdict += ", which can't be estimated: all differences are equal"
     else:
-        low, high = ttest_rel(ours, theirs).confidence_interval(level)
+        low, high = ttest_rel(eers, base_eers).confidence_interval(level)
         if low > 0 or high < 0:
             # Never `better` if seeds were lost, because only the remaining seeds are compared.
-            better = "better" if not lost else "but other seeds were lost"
+            better = "better" if not lost else "lower, but other seeds were lost"
             verdict = f"beyond the noise of the seeds: {'worse' if low > 0 else better}"
-    found = {"trial": trial, "test_list": test_list, "seeds": len(ours), "lost": lost, "verdict": verdict}
-    found |= {"mean": float(ours.mean()), "sd": float(ours.std(ddof=1))}
-    found |= {"base_mean": float(theirs.mean()), "base_sd": float(theirs.std(ddof=1))}
-    return found | {"difference": float(differences.mean()), "low": float(low), "high": float(high)}
+    result = {"trial": trial, "test_list": test_list, "seeds": len(eers), "lost": lost, "verdict": verdict}
+    result |= {"mean": float(eers.mean()), "sd": float(eers.std(ddof=1))}
+    result |= {"base_mean": float(base_eers.mean()), "base_sd": float(base_eers.std(ddof=1))}
+    return result | {"difference": float(differences.mean()), "low": float(low), "high": float(high)}
 
 
 def sentence(found: Comparison) -> str:
@@ -70,15 +70,15 @@ class Confirmation(Sweep):
     """
 
     def __init__(self, sweep: Sweep, num_best: int, num_seeds: int) -> None:
-        able = [outcome.index for outcome in standing(sweep.history) if outcome.can_win]
+        best_first = [outcome.index for outcome in standing(sweep.history) if outcome.can_win]
         base, settings = trial_config(sweep.base, sweep.space, {}), sweep.configurations
         # A trial may have the settings of the base, for example with `tries_base_first`.
-        others = (i for i in able if trial_config(sweep.base, sweep.space, settings[i]) != base)
-        self.best = list(islice(others, num_best))
-        refuse_if(not self.best, "nothing can be confirmed: no trial but the base itself can win")
+        comparable = (i for i in best_first if trial_config(sweep.base, sweep.space, settings[i]) != base)
+        self.best = list(islice(comparable, num_best))
+        refuse_if(not self.best, "nothing can be confirmed: no trial except the base itself can win")
         self.notes = [
             f"trial {index}, the best of the search, has the settings of the base, so it is not compared"
-            for index in able[:1]
+            for index in best_first[:1]
             if index not in self.best
         ]
         self.contestants = [None, *self.best]  # numbers of trials; None is the base
@@ -88,20 +88,20 @@ class Confirmation(Sweep):
         super().__init__(space, sweep.base, sweep.rungs[-1:], folder, sweep.resources)
         self.num_trials = len(self.contestants) * num_seeds
         # The seeds differ from the seed of the sweep. The test lists are scored at the end.
-        lists = list(self.base.evaluation.test)
+        test_lists = list(self.base.evaluation.test)
         planned = [
             {**(sweep.configurations[trial] if trial is not None else {}), "seed": self.base.seed + number}
-            | {"evaluation.test": lists}
+            | {"evaluation.test": test_lists}
             for number in range(1, num_seeds + 1)
             for trial in self.contestants
         ]
-        known = [self.configurations[index] for index in sorted(self.configurations)]
+        recorded = [self.configurations[index] for index in sorted(self.configurations)]
         refuse_if(
-            known != planned[: len(known)],
+            recorded != planned[: len(recorded)],
             f"{folder.location} holds a confirmation of other trials, seeds or lists; give the same "
             "--confirm and evaluation.test, and at least as many --seeds, or move that folder away",
         )
-        for index in range(len(known), len(planned)):
+        for index in range(len(recorded), len(planned)):
             self.add_configuration(index, planned[index])
 
     def write_results(self) -> None:
@@ -113,26 +113,27 @@ class Confirmation(Sweep):
         Also returns sentences on trials with fewer than two such seeds, and on the best trial of the search
         if it has the settings of the base.
         """
-        tests = [self._tests(index) for index in range(self.num_trials)]
-        lists = list(dict.fromkeys(name for test in tests for name in test))
-        width, found, sentences = len(self.contestants), list[Comparison](), [*self.notes]
-        level = 1 - (1 - LEVEL) / max((width - 1) * len(lists), 1)  # Bonferroni
-        for place, trial in enumerate(self.best, 1):
-            pairs = list(zip(tests[place::width], tests[::width], strict=True))
-            both = [(ours, base) for ours, base in pairs if ours and base]
-            if len(both) < FEWEST_SEEDS:
+        runs = [self._test_eers(index) for index in range(self.num_trials)]
+        test_lists = list(dict.fromkeys(name for eers in runs for name in eers))
+        num_contestants, comparisons, sentences = len(self.contestants), list[Comparison](), [*self.notes]
+        level = 1 - (1 - LEVEL) / max((num_contestants - 1) * len(test_lists), 1)  # Bonferroni
+        for offset, trial in enumerate(self.best, 1):
+            pairs = list(zip(runs[offset::num_contestants], runs[::num_contestants], strict=True))
+            finished = [(ours, base) for ours, base in pairs if ours and base]
+            num_lost = len(pairs) - len(finished)
+            if len(finished) < FEWEST_SEEDS:
                 ended, base_ended = (sum(map(bool, side)) for side in zip(*pairs, strict=True))
                 sentences.append(
-                    f"trial {trial} can't be compared: of {self.num_seeds} seeds it ended with {ended}, the "
-                    f"base with {base_ended}, and it takes {FEWEST_SEEDS} with which both did"
+                    f"trial {trial} can't be compared: of {self.num_seeds} seeds, it finished {ended} and "
+                    f"the base {base_ended}, but at least {FEWEST_SEEDS} finished by both are needed"
                 )
                 continue
-            for name in lists:
-                values, theirs = ([side[name] for side in sides] for sides in zip(*both, strict=True))
-                found.append(compare(trial, name, values, theirs, level, len(pairs) - len(both)))
-        return found, sentences
+            for name in test_lists:
+                values, base_values = ([eers[name] for eers in side] for side in zip(*finished, strict=True))
+                comparisons.append(compare(trial, name, values, base_values, level, num_lost))
+        return comparisons, sentences
 
-    def _tests(self, index: int) -> dict[str, float]:
+    def _test_eers(self, index: int) -> dict[str, float]:
         """Return test list -> EER of the best checkpoint; empty if the training did not finish."""
         outcome, folder = self.history.last_outcomes().get(index), self.trial_folder(index)
         if outcome is None or outcome.state != "reached" or not folder.has("summary.json"):
@@ -144,8 +145,8 @@ class Confirmation(Sweep):
 
 def check_confirmation(base: Config, num_best: int, num_seeds: int) -> None:
     """Raise ValueError if nothing could be confirmed."""
-    refuse_if(num_best < 1, f"--confirm {num_best}: say how many of the best to train anew, 1 or more")
+    refuse_if(num_best < 1, f"--confirm {num_best}: give the number of best trials to train again, 1 or more")
     refuse_if(
-        num_seeds < FEWEST_SEEDS, f"--seeds {num_seeds}: one training does not tell the noise; give 2 or more"
+        num_seeds < FEWEST_SEEDS, f"--seeds {num_seeds}: one training does not show the noise; give 2 or more"
     )
     refuse_if(not base.evaluation.test, "evaluation.test is empty; name a list of trials to confirm on")

@@ -74,20 +74,20 @@ def find_slots(
     machines = [{**node, "GPU": int(node.get("GPU", 0.0)) * per_gpu} for node in nodes]
     more_cpus = cpus - total_of(machines, "CPU")  # minus the CPUs that other jobs hold
     fitting = min(room_for(replace(resources, gpu=gpus > 0), machines, more_cpus) // workers, trials)
-    own_cpus, free_gpus = resources.cpus_per_worker + resources.cpus_per_data_task, free.get("GPU", 0.0)
+    worker_cpus, free_gpus = resources.cpus_per_worker + resources.cpus_per_data_task, free.get("GPU", 0.0)
     if gpus:
         fitting = min(fitting, int(free_gpus / gpus + 1e-6) // workers)
     at_once = max(fitting, 1) if wanted is None else min(wanted, trials)
     refuse_if(
         not 1 <= at_once <= fitting,
-        f"{at_once} trial(s) at once should run, but {fitting} fit: each takes {workers * own_cpus:g} of the "
-        f"{cpus:g} free CPUs and {workers * gpus:g} of the {free_gpus:g} free GPUs; lower --concurrent, "
+        f"{at_once} trial(s) at once should run, but {fitting} fit: each takes {workers * worker_cpus:g} of "
+        f"the {cpus:g} free CPUs and {workers * gpus:g} of the {free_gpus:g} free GPUs; lower --concurrent, "
         "resources.workers, or the CPUs reserved for each (they are only counted, not enforced)",
     )
     cores = usable_cpus() if len(nodes) == 1 else int(total_of(nodes, "CPU"))
     threads = resources.threads_per_worker or max(1, cores // (at_once * workers))
-    left_cpus = cpus / at_once - workers * resources.cpus_per_worker
-    data_tasks = int(left_cpus / resources.cpus_per_data_task + 1e-6)
+    data_cpus = cpus / at_once - workers * resources.cpus_per_worker
+    data_tasks = int(data_cpus / resources.cpus_per_data_task + 1e-6)
     data_tasks = max(min(resources.data_tasks or data_tasks, data_tasks), workers)
     filled = replace(resources, gpu=gpus > 0, threads_per_worker=threads, data_tasks=data_tasks)
     return Slots(at_once, gpus, filled)
@@ -104,7 +104,7 @@ class Segments(TuneSearcher):
     def suggest(self, trial_id: str) -> Any:
         """Return the next segment, None if none can start now, or FINISHED if none is left."""
         segment, sweep = None, self.sweep
-        with self._halting():
+        with self._halt_on_error():
             segment = sweep.next_segment(self.at_once)
         if segment is None:
             return str(TuneSearcher.FINISHED) if sweep.is_over or sweep.halted is not None else None
@@ -117,18 +117,18 @@ class Segments(TuneSearcher):
     ) -> None:
         """Record how the segment ended."""
         segment = self.segments.pop(trial_id)
-        with self._halting():
+        with self._halt_on_error():
             if error or result is None:
                 folder = self.sweep.trial_folder(segment.index)
                 release_reservation(folder)
-                self.sweep.end_segment(segment, "failed", _last_words(folder))
+                self.sweep.end_segment(segment, "failed", _crash_reason(folder))
             elif result["state"] == "interrupted":
                 self.sweep.put_back(segment, result["why"])
             else:
                 self.sweep.end_segment(segment, result["state"], result["why"])
 
     @contextlib.contextmanager
-    def _halting(self) -> Iterator[None]:
+    def _halt_on_error(self) -> Iterator[None]:
         """Halt the sweep (start no more segments) if its own files can't be read or written.
 
         When the sweep is resumed, a segment without a recorded outcome continues from its last checkpoint.
@@ -159,9 +159,9 @@ def run_sweep(sweep: Sweep, slots: Slots, group: str) -> None:
 
     # Several workers reserve their own resources through Ray Train, and the process that starts them must not
     # take CPUs from their data tasks. Tune refuses an empty request, so it requests one byte of memory.
-    alone = {"CPU": resources.cpus_per_worker} | ({"GPU": slots.gpus} if slots.gpus else {})
+    single_worker = {"CPU": resources.cpus_per_worker} | ({"GPU": slots.gpus} if slots.gpus else {})
     tuner = tune.Tuner(
-        tune.with_resources(segment, alone if resources.workers == 1 else {"CPU": 0, "memory": 1}),
+        tune.with_resources(segment, single_worker if resources.workers == 1 else {"CPU": 0, "memory": 1}),
         tune_config=tune.TuneConfig(
             search_alg=Segments(sweep, slots.at_once),
             num_samples=-1,  # until the searcher returns FINISHED
@@ -189,7 +189,7 @@ def run_sweep(sweep: Sweep, slots: Slots, group: str) -> None:
         raise Failed(f"{sweep.halted}; the same command with --resume goes on")
 
 
-def _last_words(folder: RunFolder) -> str:
+def _crash_reason(folder: RunFolder) -> str:
     """Return in one sentence why a trial's process died."""
     with contextlib.suppress(FileNotFoundError):
         lines = [line for line in folder.read("failure.txt").decode().splitlines() if line.strip()]

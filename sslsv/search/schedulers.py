@@ -54,8 +54,8 @@ class History:
 
     def waiting(self, rung: int) -> list[Outcome]:
         """Return the outcomes at a rung that can win and were not promoted, best first."""
-        gone = {decision.index for decision in self.decisions if decision.rung > rung}
-        return [outcome for outcome in ranked(self.at_rung(rung)) if outcome.index not in gone]
+        promoted = {decision.index for decision in self.decisions if decision.rung > rung}
+        return [outcome for outcome in ranked(self.at_rung(rung)) if outcome.index not in promoted]
 
     def last_outcomes(self) -> dict[int, Outcome]:
         """Return trial -> its outcome at its highest rung."""
@@ -70,8 +70,8 @@ def ranked(outcomes: Sequence[Outcome]) -> list[Outcome]:
 def standing(history: History) -> list[Outcome]:
     """Sort the last outcomes of all trials, best first: a higher rung beats a lower cost at a lower rung."""
     last = history.last_outcomes().values()
-    good = sorted(ranked(list(last)), key=lambda o: -o.rung)
-    return good + sorted((o for o in last if not o.can_win), key=lambda o: o.index)
+    usable = sorted(ranked(list(last)), key=lambda o: -o.rung)
+    return usable + sorted((o for o in last if not o.can_win), key=lambda o: o.index)
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class Halving:
         if history.open_segments():
             return []
         rung = max(outcome.rung for outcome in history.outcomes)
-        there = history.at_rung(rung)
-        winners = ranked(there)[: max(len(there) // self.reduction, 1)]
+        outcomes = history.at_rung(rung)
+        winners = ranked(outcomes)[: max(len(outcomes) // self.reduction, 1)]
         if rung == rungs - 1 or not winners:
             return _train_the_furthest(history, rungs)
         return [Decision(outcome.index, rung + 1) for outcome in winners]
@@ -123,8 +123,8 @@ class Asha(Halving):
         if num_open >= at_once:
             return []
         for rung in reversed(range(rungs - 1)):
-            there = history.at_rung(rung)
-            best = ranked(there)[: len(there) // self.reduction]
+            outcomes = history.at_rung(rung)
+            best = ranked(outcomes)[: len(outcomes) // self.reduction]
             for outcome in history.waiting(rung):
                 if outcome in best:
                     return [Decision(outcome.index, rung + 1)]

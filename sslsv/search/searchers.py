@@ -34,7 +34,7 @@ class Searcher:
         if space.searcher == "grid":  # every combination of the choices, the last dimension changing fastest
             keys = [dimension.key for dimension in self.dimensions]
             combinations = product(*(dimension.ends for dimension in self.dimensions))
-            self.grid = [dict(zip(keys, each, strict=True)) for each in combinations]
+            self.grid = [dict(zip(keys, combination, strict=True)) for combination in combinations]
         self.num_trials = space.trials or len(self.grid)
 
     def choose(self, index: int, earlier: Mapping[int, Configuration], history: History) -> Configuration:
@@ -48,27 +48,27 @@ class Searcher:
             # One seed per key: adding a dimension to the space does not change the values of the others.
             return self._draw(lambda key: RandomSampler(seed=_mix(seed, index, zlib.crc32(key.encode()))), [])
         rung = rung_to_learn_from(history, max(self.space.startup_trials, 1))
-        told = self.as_trials({i: earlier[i] for i in earlier if i < index}, history, rung)
+        trials = self.as_trials({i: earlier[i] for i in earlier if i < index}, history, rung)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             # constant_liar: running trials count as bad, so that no similar ones are tried meanwhile.
             startup = self.space.startup_trials
             tpe = TPESampler(seed=_mix(seed, index), n_startup_trials=startup, constant_liar=True)
-        return self._draw(lambda key: tpe, told)
+        return self._draw(lambda key: tpe, trials)
 
     def of_base(self) -> Configuration:
         """Return the base's values of the searched settings; raises ValueError for one outside the space."""
-        found = {}
+        configuration = {}
         for dimension in self.dimensions:
             key = dimension.key
-            value = found[key] = plain(value_at(self.base, key))
+            value = configuration[key] = plain(value_at(self.base, key))
             try:
                 dimension.encode(value)
             except ValueError as error:
                 raise ValueError(
                     f"tries_base_first is true, but {key} is {value!r} in the base, outside the space"
                 ) from error
-        return found
+        return configuration
 
     def corners(self) -> Iterator[tuple[str, Configuration]]:
         """Yield (key, configuration) for each end of every dimension, with all others at their first end."""
@@ -81,27 +81,27 @@ class Searcher:
         self, configurations: Mapping[int, Configuration], history: History, rung: int
     ) -> list[FrozenTrial]:
         """Convert trials to Optuna's: complete with the cost at a rung, running, or pruned (can't win)."""
-        found = []
+        trials = []
         for index, configuration in sorted(configurations.items()):
             outcomes = [outcome for outcome in history.outcomes if outcome.index == index]
             costs = [outcome.cost for outcome in outcomes if outcome.rung == rung]
             is_lost = any(not outcome.can_win for outcome in outcomes)
-            ended = TrialState.COMPLETE if costs else TrialState.RUNNING
-            found.append(
+            state = TrialState.COMPLETE if costs else TrialState.RUNNING
+            trials.append(
                 create_trial(
-                    state=TrialState.PRUNED if is_lost else ended,
+                    state=TrialState.PRUNED if is_lost else state,
                     params={d.key: d.encode(configuration[d.key]) for d in self.dimensions},
                     distributions={d.key: d.distribution for d in self.dimensions},
                     value=costs[0] if costs and not is_lost else None,
                 )
             )
-        return found
+        return trials
 
-    def _draw(self, sampler_of: Callable[[str], BaseSampler], told: list[FrozenTrial]) -> Configuration:
-        study, new = optuna.create_study(), create_trial(state=TrialState.RUNNING)
-        study.add_trials(told)
+    def _draw(self, sampler_of: Callable[[str], BaseSampler], trials: list[FrozenTrial]) -> Configuration:
+        study, new_trial = optuna.create_study(), create_trial(state=TrialState.RUNNING)
+        study.add_trials(trials)
         return {
-            d.key: d.decode(sampler_of(d.key).sample_independent(study, new, d.key, d.distribution))
+            d.key: d.decode(sampler_of(d.key).sample_independent(study, new_trial, d.key, d.distribution))
             for d in self.dimensions
         }
 
@@ -114,12 +114,12 @@ def rung_to_learn_from(history: History, enough: int) -> int:
 
 def value_at(settings: Mapping[str, Any], key: str) -> Any:
     """Return the value at a key path of nested settings."""
-    here: Any = settings
+    value: Any = settings
     for part in key.split("."):
-        if isinstance(here, list | tuple):  # sections, such as augmentations, addressed by name
-            here = {item["name"]: item for item in here}
-        here = here[part]
-    return here
+        if isinstance(value, list | tuple):  # sections, such as augmentations, addressed by name
+            value = {item["name"]: item for item in value}
+        value = value[part]
+    return value
 
 
 def _mix(*numbers: int) -> int:

@@ -95,11 +95,12 @@ class Space:
             "nothing is searched: give parameters, or alternatives",
         )
         refuse_if(
-            metric not in CRITERIA, f"metric is {metric!r}, which never chooses{nearest(metric, CRITERIA)}"
+            metric not in CRITERIA,
+            f"metric is {metric!r}, which can't select trials{nearest(metric, CRITERIA)}",
         )
         refuse_if(
             is_grid != (self.trials is None),
-            f"trials is {self.trials}; say how many to try, but nothing with 'grid', which tries all",
+            f"trials is {self.trials}; give a number, but leave it out with 'grid', which tries all",
         )
         refuse_if(
             self.searcher == "tpe" and type(self.scheduler) is Halving,
@@ -108,19 +109,19 @@ class Space:
         is_rising = all(low < high for low, high in pairwise((0, *self.rung_epochs)))
         refuse_if(
             bool(self.rung_epochs) == (self.scheduler is None) or not is_rising,
-            f"rung_epochs is {self.rung_epochs} and the scheduler {self.scheduler}; give both or none, the "
-            "epochs at which trials are compared rising, such as (5, 15)",
+            f"rung_epochs is {self.rung_epochs} and the scheduler {self.scheduler}; give both or none, with "
+            "ascending epochs at which trials are compared, such as (5, 15)",
         )
         refuse_if(
             self.tries_base_first and bool(self.alternatives),
             "tries_base_first is true, but the base is none of the alternatives; set it to false",
         )
-        given = {leaf for settings in self.alternatives.values() for leaf, _ in leaves_of(settings)}
+        used_keys = {leaf for settings in self.alternatives.values() for leaf, _ in leaves_of(settings)}
         for dimension in self.dimensions:
-            both = ", ".join(sorted(given & dimension.keys))
-            refuse_if(bool(both), f"{both} is searched twice, or also set by an alternative; leave one out")
-            given |= dimension.keys
-            for leaf in given:
+            twice = ", ".join(sorted(used_keys & dimension.keys))
+            refuse_if(bool(twice), f"{twice} is searched twice, or also set by an alternative; leave one out")
+            used_keys |= dimension.keys
+            for leaf in used_keys:
                 is_fixed = any(f"{leaf}.".startswith(f"{name}.") for name in FIXED)
                 refuse_if(is_fixed, f"{leaf} can't be searched, because all trials share it; set it for all")
             is_range = not isinstance(dimension.distribution, CategoricalDistribution)
@@ -136,14 +137,14 @@ class Space:
     @cached_property
     def dimensions(self) -> list[Dimension]:
         """Return all dimensions in the order of the file; the alternatives, if there are any, come first."""
-        named = {ALTERNATIVE: {"grid_search": list(self.alternatives)}} if self.alternatives else {}
-        domains = {**named, **self.parameters}
+        alternatives = {ALTERNATIVE: {"grid_search": list(self.alternatives)}} if self.alternatives else {}
+        domains = {**alternatives, **self.parameters}
         return [Dimension(key, to_distribution(key, domain)) for key, domain in domains.items()]
 
     def settings_of(self, configuration: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings of a configuration, with an alternative's name replaced by its settings."""
-        named = self.alternatives.get(configuration.get(ALTERNATIVE, ""), {})
-        return {**named, **{key: value for key, value in configuration.items() if key != ALTERNATIVE}}
+        alternative = self.alternatives.get(configuration.get(ALTERNATIVE, ""), {})
+        return {**alternative, **{key: value for key, value in configuration.items() if key != ALTERNATIVE}}
 
 
 def to_distribution(key: str, domain: Any) -> Distribution:
@@ -171,16 +172,17 @@ def to_distribution(key: str, domain: Any) -> Distribution:
                 if scale != "_Normal":
                     return FloatDistribution(domain.lower, domain.upper, log=is_log, step=step)
     except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{key} can't be searched as the space has it: {error}") from error
+        raise ValueError(f"{key} can't be searched as the space defines it: {error}") from error
     raise ValueError(
-        f"{key} is {domain!r} in the space, which is no range of values; use tune.uniform, tune.loguniform, "
-        "tune.quniform, tune.randint, tune.lograndint, tune.qrandint, tune.choice or tune.grid_search"
+        f"{key} is {domain!r} in the space, which is not a range of values; use tune.uniform, "
+        "tune.loguniform, tune.quniform, tune.randint, tune.lograndint, tune.qrandint, tune.choice or "
+        "tune.grid_search"
     )
 
 
 def plain(value: Any) -> Any:
     """Return a value as read back from the sweep's files: tuples as lists, NumPy numbers as Python's."""
-    return json.loads(json.dumps(value, default=lambda other: other.item()))
+    return json.loads(json.dumps(value, default=lambda number: number.item()))
 
 
 def load_space(path: str | Path) -> Space:
@@ -190,15 +192,15 @@ def load_space(path: str | Path) -> Space:
     """
     path = locate(path)
     if not path.is_file() or path.suffix != ".py":
-        raise FileNotFoundError(f"{path} is no space file; give a Python file such as tune_spaces/demo.py")
+        raise FileNotFoundError(f"{path} is not a space file; give a Python file such as tune_spaces/demo.py")
     try:
         space = runpy.run_path(str(path.absolute())).get("SPACE")
     except Exception as error:  # a user's code may raise anything
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1]
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ValueError(f"{path}, line {line}: {kind}{' '.join(sentence_of(error).split())}") from error
+        prefix = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{path}, line {line}: {prefix}{' '.join(sentence_of(error).split())}") from error
     if not isinstance(space, Space):
         raise ValueError(
             f"{path} has no SPACE = Space(...), which says what is searched; see tune_spaces/demo.py"
@@ -213,7 +215,7 @@ def sentence_of(error: Exception) -> str:
     first = min(error.errors(), key=lambda mistake: mistake["type"] != "unexpected_keyword_argument")
     if first["type"] == "unexpected_keyword_argument":
         name = str(first["loc"][0])
-        return f"{name} is no part of a Space{nearest(name, list(Space.__dataclass_fields__))}"
-    told = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-    given = "missing" if first["type"] == "missing" else repr(first["input"])
-    return f"{first['loc'][0]} is {given}; {told}" if first["loc"] else told
+        return f"{name} is not a field of Space{nearest(name, list(Space.__dataclass_fields__))}"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+    value = "missing" if first["type"] == "missing" else repr(first["input"])
+    return f"{first['loc'][0]} is {value}; {message}" if first["loc"] else message

@@ -52,14 +52,14 @@ class Sweep:
         self.running: set[Decision] = set()
         self.halted: str | None = None  # why no more segments start, though some are left
         self._faults = 0  # in a row
-        self._last: dict[int, dict[str, Any]] = {}  # newest record of each trial, read once per segment
+        self._last_records: dict[int, dict[str, Any]] = {}  # newest of each trial, read once per segment
         self._start = time.monotonic()
         self._sign = 1.0 if is_better(space.metric, 0.0, than=1.0) else -1.0
         self.configurations: dict[int, Configuration] = {
-            line["index"]: line["settings"] for line in folder.records("configurations.jsonl")
+            record["index"]: record["settings"] for record in folder.records("configurations.jsonl")
         }
-        decisions = [Decision(**line) for line in folder.records("decisions.jsonl")]
-        outcomes = [self._outcome(**line) for line in folder.records("outcomes.jsonl")]
+        decisions = [Decision(**record) for record in folder.records("decisions.jsonl")]
+        outcomes = [self._outcome(**record) for record in folder.records("outcomes.jsonl")]
         self.history = History(decisions, outcomes)
 
     @property
@@ -102,7 +102,7 @@ class Sweep:
     def end_segment(self, segment: Decision, state: str, why: str = "") -> None:
         """Read the result of a segment and record its outcome."""
         epoch, records = self.rungs[segment.rung], self.records_of(segment.index)
-        self._last[segment.index] = (records or [{}])[-1]
+        self._last_records[segment.index] = (records or [{}])[-1]
         at_rung = [record for record in records if round(record["epoch"]) == epoch]
         value = at_rung[-1].get(self.metric) if at_rung and state == "reached" else None
         outcome = self._outcome(segment.index, segment.rung, state, value, why)
@@ -127,7 +127,7 @@ class Sweep:
         self._faults += 1
         if self._faults >= MAX_FAULTS:
             times = f"{MAX_FAULTS} times in a row, last in trial {segment.index}"
-            self.halted = f"training broke off {times}: {why}"
+            self.halted = f"training was interrupted {times}: {why}"
 
     def records_of(self, index: int) -> list[dict[str, Any]]:
         """Read the validation records of a trial, in the order of epochs."""
@@ -159,18 +159,18 @@ class Sweep:
         """Write results.csv and best.yml, return the best outcome; if none can win, no best.yml and None."""
         best_first = standing(self.history)
         rows = [self._row(place, outcome) for place, outcome in enumerate(best_first, 1)]
-        text, columns = io.StringIO(), list(dict.fromkeys(key for row in rows for key in row))
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        buffer, columns = io.StringIO(), list(dict.fromkeys(key for row in rows for key in row))
+        writer = csv.DictWriter(buffer, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        self.folder.write("results.csv", text.getvalue().encode())
+        self.folder.write("results.csv", buffer.getvalue().encode())
         best = next((outcome for outcome in best_first if outcome.can_win), None)
         if best is not None:
             # The metric of the sweep selects the best checkpoint, so no labels are used if it needs none.
             fixed = {"run.name": f"{self.folder.name}-best", "evaluation.criterion": self.metric}
             config = apply_configuration(self.base, self.space, self.configurations[best.index], fixed)
-            head = f"# Best: {self.describe(best)}; epoch {self.rungs[best.rung]}.\n"
-            self.folder.write("best.yml", (head + to_yaml(config)).encode())
+            header = f"# Best: {self.describe(best)}; epoch {self.rungs[best.rung]}.\n"
+            self.folder.write("best.yml", (header + to_yaml(config)).encode())
         elif self.folder.has("best.yml"):  # the best trial so far has collapsed
             self.folder.delete("best.yml")
         return best
@@ -184,17 +184,17 @@ class Sweep:
         return "stopped" if self.is_over else "unfinished"
 
     def _row(self, place: int, outcome: Outcome) -> dict[str, Any]:
-        if outcome.index not in self._last:
-            self._last[outcome.index] = (self.records_of(outcome.index) or [{}])[-1]
-        last = self._last[outcome.index]
+        if outcome.index not in self._last_records:
+            self._last_records[outcome.index] = (self.records_of(outcome.index) or [{}])[-1]
+        last = self._last_records[outcome.index]
         settings = {
             key: json.dumps(value) if isinstance(value, list | dict | bool) else value
             for key, value in self.configurations[outcome.index].items()
         }
-        found = {"place": place, "trial": outcome.index, "state": self.state_of(outcome)}
-        found |= {"epoch": round(last.get("epoch", 0)), self.metric: last.get(self.metric)}
-        found |= {metric: last[metric] for metric in CRITERIA if metric in last}
-        return {**found, "seconds": last.get("seconds"), "why": outcome.why, **settings}
+        row = {"place": place, "trial": outcome.index, "state": self.state_of(outcome)}
+        row |= {"epoch": round(last.get("epoch", 0)), self.metric: last.get(self.metric)}
+        row |= {metric: last[metric] for metric in CRITERIA if metric in last}
+        return {**row, "seconds": last.get("seconds"), "why": outcome.why, **settings}
 
     def _waiting_segment(self) -> Decision | None:
         return next((s for s in self.history.open_segments() if s not in self.running), None)
@@ -232,15 +232,15 @@ def describe_request(space: Space, base: Config, space_file: str, rungs: Sequenc
 
 def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
     """Raise ValueError unless the folder is new, will be renamed ("fresh"), or can be resumed."""
-    where, kind = folder.location, folder.kind()
+    location, kind = folder.location, folder.kind()
     refuse_if(
         mode != "fresh" and kind not in ("", "sweep"),
-        f"{where} holds a {kind}; --name gives the sweep another folder, --fresh renames the {kind}",
+        f"{location} holds a {kind}; --name gives the sweep another folder, --fresh renames the {kind}",
     )
-    refuse_if(mode == "resume" and not kind, f"{where} holds no sweep to go on with; leave out --resume")
+    refuse_if(mode == "resume" and not kind, f"{location} holds no sweep to resume; leave out --resume")
     refuse_if(
         mode == "new" and kind == "sweep",
-        f"{where} holds a sweep; --resume goes on with it, --fresh starts anew (the old one is kept under "
+        f"{location} holds a sweep; --resume continues it, --fresh starts anew (the old one is kept under "
         "another name), --name gives this one another folder",
     )
     if mode != "resume":
@@ -258,8 +258,8 @@ def check_folder(folder: RunFolder, request: dict[str, Any], mode: str) -> None:
         changes.append(f"the text of {request['space_file']}")
     refuse_if(
         bool(changes),
-        f"{where} holds a sweep of something else, so it can't be resumed; use another --name, or --fresh. "
-        "Different (there -> now):\n  " + "\n  ".join(changes),
+        f"{location} holds a different sweep, so it can't be resumed; use another --name, or --fresh. "
+        "Differences (earlier -> now):\n  " + "\n  ".join(changes),
     )
 
 

@@ -46,18 +46,18 @@ def run_segment(
                 result = fit(config, folder, line, until_epoch=until_epoch)
             if "error" in result:
                 # The advice at the end of the message applies only to `sslsv train`.
-                told = result["error"].partition("; the same command")[0]
-                raise TrainingError(told) from (OSError(told) if result["is_of_system"] else None)
+                message = result["error"].partition("; the same command")[0]
+                raise TrainingError(message) from (OSError(message) if result["is_of_system"] else None)
         last = folder.metrics()[-1]
     except Exception as error:  # always recorded, because Ray shows only its last line
         if not isinstance(error, TrainingError) or error.__cause__ is not None:  # else the message suffices
             with contextlib.suppress(OSError):  # the storage itself may have failed
                 folder.write("failure.txt", traceback.format_exc().encode())
-        why = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         if is_io_error(error):
-            return {"state": "interrupted", "why": why}
+            return {"state": "interrupted", "why": reason}
         if isinstance(error, TrainingError | ValueError):
-            return {"state": "failed", "why": why}
+            return {"state": "failed", "why": reason}
         raise
     finally:  # Return the memory to the system, because this process will train further segments.
         gc.collect()  # a training has many reference cycles

@@ -14,11 +14,11 @@ from sslsv.settings import ConfigError, apply_overrides, leaves_of, refuse_if, s
 def with_overrides(space: Space, overrides: Sequence[str]) -> Space:
     """Return the space with overrides of the command line; raises ValueError for searched settings."""
     leaves = dict(leaves_of(overrides))
-    by_name = [dict(leaves_of(settings)) for settings in space.alternatives.values()]
+    alternatives = [dict(leaves_of(settings)) for settings in space.alternatives.values()]
     for key in leaves:
         # A setting of only some alternatives may be given for the rest, such as the run they start from.
         refuse_if(
-            bool(by_name) and all(key in settings for settings in by_name),
+            bool(alternatives) and all(key in settings for settings in alternatives),
             f"{key} is given, but each alternative of the space sets it; change it there",
         )
         refuse_if(
@@ -26,7 +26,7 @@ def with_overrides(space: Space, overrides: Sequence[str]) -> Space:
             f"{key} is given, but a sweep names its trials; use --name and --storage",
         )
         for dimension in space.dimensions:
-            is_searched = any(f"{key}.".startswith(f"{other}.") for other in dimension.keys)
+            is_searched = any(f"{key}.".startswith(f"{parent}.") for parent in dimension.keys)
             refuse_if(is_searched, f"{key} is given, but the space searches {dimension.key}; change it there")
     return replace(space, settings={**dict(leaves_of(space.settings)), **leaves})
 
@@ -43,8 +43,8 @@ def base_config(space: Space) -> Config:
     base = apply_overrides(load_config(space.base), space.settings)
     refuse_if(
         base.evaluation.allow_validation_on_test,
-        "evaluation.allow_validation_on_test is true, so the test trials would choose among all trials of a "
-        "sweep; set it to false, and choose by evaluation.held_out_speakers or a label-free metric",
+        "evaluation.allow_validation_on_test is true, so a sweep would select its best by the test trials; "
+        "set it to false, and select by evaluation.held_out_speakers or a label-free metric",
     )
     workers = base.resources.workers
     refuse_if(not isinstance(workers, int), f"resources.workers is {workers}, but a sweep needs one number")
@@ -79,12 +79,12 @@ def apply_configuration(
     searched = space.settings_of(configuration)
     changes = {**searched, **own}
     # Another method starts from its own defaults, so apply the shared settings that it has again.
-    began_anew = tuple(key.removesuffix("name") for key, _ in leaves_of(searched) if key.endswith(".name"))
-    known = dict(leaves_of(asdict(apply_overrides(base, changes))))
+    new_sections = tuple(key.removesuffix("name") for key, _ in leaves_of(searched) if key.endswith(".name"))
+    available = dict(leaves_of(asdict(apply_overrides(base, changes))))
     shared = {
         key: value
         for key, value in leaves_of(space.settings)
-        if key.startswith(began_anew) and not key.endswith(".name") and key in known
+        if key.startswith(new_sections) and not key.endswith(".name") and key in available
     }
     return apply_overrides(base, {**shared, **changes})
 
@@ -92,23 +92,23 @@ def apply_configuration(
 def check_trials(space: Space, base: Config, searcher: Searcher) -> None:
     """Raise ValueError if a key or an end of a dimension is not valid in a trial."""
     apply_overrides(base, {"evaluation.criterion": space.metric})  # refuses a metric that is not computed
-    heard = _heard_in_validation(base, space.metric)
+    conditions = _validation_conditions(base, space.metric)
     for key, configuration in searcher.corners():
         try:
             config = trial_config(base, space, configuration)
         except ConfigError as error:
             raise ConfigError(f"{key}={configuration[key]!r}, which the space allows: {error}") from error
         refuse_if(
-            _heard_in_validation(config, space.metric) != heard,
-            f"{key} can't be searched: what {space.metric} is measured on has the rooms and noises of "
-            "training, or its utterances, and all trials must be measured alike; set it for all trials, or "
-            "choose by 'eer' with evaluation.held_out_is_shifted=false",
+            _validation_conditions(config, space.metric) != conditions,
+            f"{key} can't be searched: {space.metric} is measured with the rooms and noises of training, "
+            "or on its utterances, and these must be the same in all trials; set it for all trials, or "
+            "select by 'eer' with evaluation.held_out_is_shifted=false",
         )
     if space.tries_base_first:
         searcher.of_base()  # refuses a base outside the space
 
 
-def _heard_in_validation(config: Config, metric: str) -> tuple[Any, ...]:
+def _validation_conditions(config: Config, metric: str) -> tuple[Any, ...]:
     data, evaluation = config.data, config.evaluation
     if metric.startswith("label_free/"):
         return channel_of(data.augment), data.fraction, data.fraction_of

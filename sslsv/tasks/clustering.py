@@ -78,25 +78,25 @@ def neighbors(rows: Tensor, count: int) -> tuple[Labels, Labels, Weights]:
 
     Edges with a cosine of 0 or less are left out. Cost: N * N * D operations.
     """
-    places, cosines = [], []
+    neighbours, cosines = [], []
     count = min(count, len(rows) - 1)
     for start in range(0, len(rows), ROWS_AT_ONCE):
         block = rows[start : start + ROWS_AT_ONCE].float()
         values = block.new_empty(len(block), 0)
-        found = torch.empty_like(values, dtype=torch.int64)
+        indices = torch.empty_like(values, dtype=torch.int64)
         for first in range(0, len(rows), BLOCK_SCORES // ROWS_AT_ONCE):
             part = rows[first : first + BLOCK_SCORES // ROWS_AT_ONCE].float()
             scores = block @ part.T
             scores.diagonal(start - first).fill_(-torch.inf)  # exclude each row itself
-            numbers = torch.arange(first, first + len(part), device=rows.device).expand(len(block), -1)
+            part_indices = torch.arange(first, first + len(part), device=rows.device).expand(len(block), -1)
             best = torch.cat([values, scores], 1).topk(min(count, values.shape[1] + len(part)), dim=1)
-            values, found = best.values, torch.cat([found, numbers], 1).gather(1, best.indices)
-        places.append(found.int().cpu())
+            values, indices = best.values, torch.cat([indices, part_indices], 1).gather(1, best.indices)
+        neighbours.append(indices.int().cpu())
         cosines.append(values.cpu())
     weights = torch.cat(cosines).flatten().numpy()
-    sources, targets = np.repeat(np.arange(len(rows)), count), torch.cat(places).flatten().numpy()
-    is_near = weights > 0
-    return sources[is_near], targets[is_near].astype(np.int64), weights[is_near]
+    sources, targets = np.repeat(np.arange(len(rows)), count), torch.cat(neighbours).flatten().numpy()
+    is_positive = weights > 0
+    return sources[is_positive], targets[is_positive].astype(np.int64), weights[is_positive]
 
 
 def infomap(count: int, sources: Labels, targets: Labels, weights: Weights, seed: int) -> Labels:
@@ -105,8 +105,8 @@ def infomap(count: int, sources: Labels, targets: Labels, weights: Weights, seed
     network = package.Infomap(two_level=True, silent=True, seed=seed + 1)
     network.add_links(list(zip(sources.tolist(), targets.tolist(), weights.tolist(), strict=True)))
     network.run()
-    found = dict(network.modules)
-    return renumbered(np.array([found.get(i, len(found) + i) for i in range(count)]))  # no edges: alone
+    modules = dict(network.modules)
+    return renumbered(np.array([modules.get(i, len(modules) + i) for i in range(count)]))  # no edges: alone
 
 
 def check_packages(config: ClusteringConfig) -> None:
@@ -120,8 +120,8 @@ def check_packages(config: ClusteringConfig) -> None:
 
 def renumbered(labels: npt.NDArray[Any]) -> Labels:
     """Return the labels renumbered as 0, 1 ... in ascending order; -1 stays."""
-    names, places = np.unique(labels, return_inverse=True)
-    return (places - int(names[0] < 0)).astype(np.int64)
+    values, indices = np.unique(labels, return_inverse=True)
+    return (indices - int(values[0] < 0)).astype(np.int64)
 
 
 def silhouette(rows: Tensor, labels: Labels) -> float:
@@ -132,19 +132,19 @@ def silhouette(rows: Tensor, labels: Labels) -> float:
     leaves out the row itself, because more clusters would otherwise always be better. Takes one pass over
     N * K scores (Rousseeuw, 1987, with centroids instead of members).
     """
-    places = torch.from_numpy(labels).to(rows.device)
-    counts = torch.bincount(places)
+    clusters = torch.from_numpy(labels).to(rows.device)
+    counts = torch.bincount(clusters)
     sums = torch.zeros(len(counts), rows.shape[1], device=rows.device)
     for start in range(0, len(rows), 2**16):
-        sums.index_add_(0, places[start : start + 2**16], rows[start : start + 2**16].float())
+        sums.index_add_(0, clusters[start : start + 2**16], rows[start : start + 2**16].float())
     centroids = F.normalize(sums, dim=1)
     total, size = 0.0, max(BLOCK_SCORES // len(centroids), 1)
     for start in range(0, len(rows), size):
-        block, own = rows[start : start + size].float(), places[start : start + size]
-        others = sums[own] - block
-        near = F.cosine_similarity(block, others, dim=1)
-        next_best = (block @ centroids.T).scatter_(1, own[:, None], -2.0).amax(1)
-        a, b = 1 - near, 1 - next_best
+        block, own = rows[start : start + size].float(), clusters[start : start + size]
+        rest = sums[own] - block
+        own_cosine = F.cosine_similarity(block, rest, dim=1)
+        other_cosine = (block @ centroids.T).scatter_(1, own[:, None], -2.0).amax(1)
+        a, b = 1 - own_cosine, 1 - other_cosine
         values = (b - a) / torch.maximum(a, b).clamp_min(1e-6)
         total += float(torch.where(counts[own] > 1, values, 0.0).double().sum())
     return total / len(rows)
@@ -163,14 +163,14 @@ def drop_small_clusters(labels: Labels, min_members: int) -> Labels:
 
 def agreement(labels: Labels, others: Labels) -> float | None:
     """Return the normalised mutual information of two labellings (N,), 0 to 1, over rows with both labels."""
-    is_both = (labels >= 0) & (others >= 0)
-    return float(normalized_mutual_info_score(labels[is_both], others[is_both])) if is_both.any() else None
+    mask = (labels >= 0) & (others >= 0)
+    return float(normalized_mutual_info_score(labels[mask], others[mask])) if mask.any() else None
 
 
 def purity(labels: Labels, truth: Labels) -> float | None:
     """Return the share of rows (with both labels) whose speaker is the most frequent one in their cluster."""
-    is_both = (labels >= 0) & (truth >= 0)
-    if not is_both.any():
+    mask = (labels >= 0) & (truth >= 0)
+    if not mask.any():
         return None
-    counts = contingency_matrix(truth[is_both], labels[is_both], sparse=True)  # (speakers, clusters)
-    return float(counts.max(axis=0).sum() / is_both.sum())
+    counts = contingency_matrix(truth[mask], labels[mask], sparse=True)  # (speakers, clusters)
+    return float(counts.max(axis=0).sum() / mask.sum())

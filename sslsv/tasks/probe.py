@@ -89,7 +89,7 @@ class Probe:
         Raises ValueError for recordings that can't be read, or if speakers can't be divided into folds.
         """
         train, test = self.lists
-        rows, test_rows = (_embedded(each, store) for each in self.lists)
+        rows, test_rows = (_embed(label_list, store) for label_list in self.lists)
         names, truth = np.unique(train.labels, return_inverse=True)
         expected = np.searchsorted(names, test.labels)
         search = GridSearchCV(
@@ -101,7 +101,7 @@ class Probe:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a note reports it
             search.fit(rows, truth)
-        strength, values = STRENGTHS[search.best_index_], search.cv_results_["mean_test_score"].tolist()
+        strength, scores = STRENGTHS[search.best_index_], search.cv_results_["mean_test_score"].tolist()
         is_converged = search.best_estimator_[-1].n_iter_.max() < MAX_ITERATIONS
         predicted, count = search.predict(test_rows), len(names)
         metrics: dict[str, dict[str, float]] = {
@@ -110,19 +110,19 @@ class Probe:
         }
         units = np.unique(test.speakers or test.paths, return_inverse=True)[1]
         if self.config.replicates and units.max() > 0:
-            found = bootstrap(expected, predicted, units, count, self.config.replicates)
-            for name, ends in found.items():
-                metrics[name] |= ends._asdict()
+            intervals = bootstrap(expected, predicted, units, count, self.config.replicates)
+            for name, interval in intervals.items():
+                metrics[name] |= interval._asdict()
         most_frequent = np.bincount(truth).argmax()
         return {
             "lists": {
-                role: source_of(each.file) | {"counts": each.counts()}
-                for role, each in (("train", train), ("test", test))
+                role: source_of(label_list.file) | {"counts": label_list.counts()}
+                for role, label_list in (("train", train), ("test", test))
             },
             "metrics": metrics,
             "baseline_accuracy": float((expected == most_frequent).mean()),
             "strength": strength,
-            "macro_f1_of_strengths": dict(zip(map("{:g}".format, STRENGTHS), values, strict=True)),
+            "macro_f1_of_strengths": dict(zip(map("{:g}".format, STRENGTHS), scores, strict=True)),
             "labels": names.tolist(),
             "confusion": confusion_matrix(expected, predicted, labels=np.arange(count)).tolist(),
             "notes": self._notes(train, test, strength, is_converged),
@@ -134,13 +134,13 @@ class Probe:
         units = np.arange(len(truth)) if groups is None else groups
         count = int(truth.max()) + 1
         fewest = min(len(np.unique(units[truth == label])) for label in range(count))
-        kind = StratifiedGroupKFold if speakers else StratifiedKFold
-        splitter = kind(min(NUM_FOLDS, fewest), shuffle=True, random_state=0)
+        splitter_class = StratifiedGroupKFold if speakers else StratifiedKFold
+        splitter = splitter_class(min(NUM_FOLDS, fewest), shuffle=True, random_state=0)
         # If speakers have several labels, some folds may lack a label in their training rows: leave them out.
         folds = [
-            (kept, held)
-            for kept, held in splitter.split(truth, truth, groups)
-            if len(held) and len(np.unique(truth[kept])) == count
+            (fit_rows, held_out)
+            for fit_rows, held_out in splitter.split(truth, truth, groups)
+            if len(held_out) and len(np.unique(truth[fit_rows])) == count
         ]
         if not folds:
             raise ValueError(
@@ -152,28 +152,28 @@ class Probe:
     def _notes(self, train: LabelList, test: LabelList, strength: float, is_converged: bool) -> list[str]:
         """Return sentences that a reader of the results needs."""
         units = "speakers" if train.speakers else "recordings"
-        found = [
+        notes = [
             *train.notes,
             *test.notes,
             "Labels were used to fit the probe, not the encoder. Regularisation was chosen on held-out "
             f"{units} of the training list, by macro F1.",
         ]
         if not train.speakers or not test.speakers:
-            found.append(
+            notes.append(
                 "A list names no speakers, so the same voices may be in both lists, or in several folds."
             )
         elif shared := set(train.speakers) & set(test.speakers):
-            found.append(f"{len(shared)} speakers are in both lists: the probe may know labels by voices.")
+            notes.append(f"{len(shared)} speakers are in both lists: the probe may infer labels from voices.")
         if not is_converged:
-            found.append(f"The fit had not converged after {MAX_ITERATIONS} iterations.")
+            notes.append(f"The fit had not converged after {MAX_ITERATIONS} iterations.")
         if strength in (STRENGTHS[0], STRENGTHS[-1]):
-            found.append(f"The strength chosen, {strength:g}, is an end of the range tried.")
+            notes.append(f"The strength chosen, {strength:g}, is an end of the range tried.")
         count = len(set(test.speakers or test.paths))
         drawn = f"{count} test {'speakers' if test.speakers else 'recordings'}"
         if self.config.replicates and count > 1:
-            narrow = "; of so few they are too narrow" if count <= FEW_UNITS else ""
-            found.append(f"Intervals are 95 %, over draws of the {drawn}{narrow}.")
-        return found
+            narrow = "; with so few, they are too narrow" if count <= FEW_UNITS else ""
+            notes.append(f"Intervals are 95 %, over draws of the {drawn}{narrow}.")
+        return notes
 
 
 def read_label_list(root: str, name: str) -> LabelList:
@@ -183,8 +183,8 @@ def read_label_list(root: str, name: str) -> LabelList:
     """
     file = find_list(root, name)
     rows: dict[str, tuple[int, str, str]] = {}  # by path: line, label, speaker
-    listed = Rows(root, file, LABELS)
-    for line, label, path, speaker in listed:
+    reader = Rows(root, file, LABELS)
+    for line, label, path, speaker in reader:
         if path in rows:
             raise ValueError(
                 f"{file}, line {line}: {path} is listed twice, first in line {rows[path][0]}; remove one of "
@@ -205,7 +205,7 @@ def read_label_list(root: str, name: str) -> LabelList:
         labels=labels,
         paths=list(map(path_resolver(root, file, list(rows)), rows)),
         speakers=[speaker for speaker in speakers if speaker],
-        notes=listed.note(f"{len(rows):,} recordings"),
+        notes=reader.note(f"{len(rows):,} recordings"),
     )
 
 
@@ -217,38 +217,38 @@ def check_lists(train: LabelList, test: LabelList) -> None:
     if len(units) < 2:
         raise ValueError(
             f"{train.file} has {len(units)} label(s) ({', '.join(units)}), and a classifier needs two: add "
-            "recordings of another one"
+            "recordings of another label"
         )
-    if few := sorted(label for label, found in units.items() if len(found) < 2):
+    if rare := sorted(label for label, members in units.items() if len(members) < 2):
         unit = "speaker" if train.speakers else "recording"
         raise ValueError(
-            f"{len(few)} of the {len(units)} labels of {train.file} have a single {unit}: "
-            f"{', '.join(few[:MAX_NAMED])}; some are held out to choose the regularisation, so give every "
+            f"{len(rare)} of the {len(units)} labels of {train.file} have a single {unit}: "
+            f"{', '.join(rare[:MAX_NAMED])}; some are held out to choose the regularisation, so give every "
             f"label two {unit}s or more (or name no speakers if they are the labels)"
         )
     if unknown := [i for i, label in enumerate(test.labels) if label not in units]:
         names = sorted({test.labels[i] for i in unknown})
         raise ValueError(
-            f"{len(unknown)} recordings of {test.file} have labels that {train.file} has not: "
+            f"{len(unknown)} recordings of {test.file} have labels that are not in {train.file}: "
             f"{', '.join(names[:MAX_NAMED])}; first: {test.named(unknown[:1])}; correct the labels (case "
             "counts), or leave these recordings out"
         )
     locate = open_recordings(train.root).location
-    known = set(map(locate, train.paths))
-    if shared := [i for i, path in enumerate(test.paths) if locate(path) in known]:
+    train_locations = set(map(locate, train.paths))
+    if shared := [i for i, path in enumerate(test.paths) if locate(path) in train_locations]:
         raise ValueError(
             f"{len(shared)} recordings of {test.file} are in {train.file} too: {test.named(shared)}; "
-            "what was learnt from can't test, so remove them from one of the lists"
+            "recordings used for training can't be used for testing, so remove them from one of the lists"
         )
 
 
-def _embedded(item: LabelList, store: EmbeddingStore) -> Floats:
-    embeddings, bad = store.get(item.paths, item.root)
-    if bad:
+def _embed(item: LabelList, store: EmbeddingStore) -> Floats:
+    embeddings, unreadable = store.get(item.paths, item.root)
+    if unreadable:
         raise ValueError(
-            f"{len(bad)} of {len(item.paths)} recordings of {item.file} cannot be read "
-            f"({next(iter(bad.values()))}): {item.named(bad)}; correct the list (paths with blanks need tabs "
-            "between the fields), or give the right --root"
+            f"{len(unreadable)} of {len(item.paths)} recordings of {item.file} cannot be read "
+            f"({next(iter(unreadable.values()))}): {item.named(unreadable)}; correct the list (paths with "
+            "blanks need tabs between the fields), or give the right --root"
         )
     if not np.isfinite(embeddings).all():
         raise ValueError(f"embeddings of {item.file} are not finite; the model may have diverged")
@@ -260,13 +260,12 @@ def accuracy_and_f1(truth: Indices, predicted: Indices, weights: Floats, num_lab
 
     `truth` and `predicted` (N,) are label numbers; recording i counts `weights[i]` times.
     """
-    hits, named, guessed = (
-        np.bincount(of, weight, num_labels)
-        for of, weight in ((truth, weights * (truth == predicted)), (truth, weights), (predicted, weights))
-    )
-    is_met = named + guessed > 0
-    f1 = 2 * hits[is_met] / (named + guessed)[is_met]
-    return {"accuracy": float(hits.sum() / named.sum()), "macro_f1": float(f1.mean())}
+    hits = np.bincount(truth, weights * (truth == predicted), num_labels)
+    actual = np.bincount(truth, weights, num_labels)
+    guessed = np.bincount(predicted, weights, num_labels)
+    is_present = actual + guessed > 0
+    f1 = 2 * hits[is_present] / (actual + guessed)[is_present]
+    return {"accuracy": float(hits.sum() / actual.sum()), "macro_f1": float(f1.mean())}
 
 
 def bootstrap(
@@ -277,11 +276,11 @@ def bootstrap(
     `units` (N,) is the speaker of each recording, 0 to U - 1; recordings of a speaker are not independent.
     """
     generator, count = np.random.default_rng(0), int(units.max()) + 1
-    found = []
+    samples = []
     for _ in range(replicates):
-        drawn = np.bincount(generator.integers(count, size=count), minlength=count).astype(np.float64)
-        found.append(accuracy_and_f1(truth, predicted, drawn[units], num_labels))
+        draw_counts = np.bincount(generator.integers(count, size=count), minlength=count).astype(np.float64)
+        samples.append(accuracy_and_f1(truth, predicted, draw_counts[units], num_labels))
     return {
-        name: Interval(*np.quantile([each[name] for each in found], [0.025, 0.975]).tolist())
-        for name in found[0]
+        name: Interval(*np.quantile([sample[name] for sample in samples], [0.025, 0.975]).tolist())
+        for name in samples[0]
     }

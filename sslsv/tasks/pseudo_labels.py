@@ -19,8 +19,8 @@ MAX_WARD_ROWS = 20_000
 # Settings of `data` that determine the training utterances.
 _CORPUS = ("root", "train_lists", "held_out_lists", "fraction", "fraction_of")
 # Settings that all stages must share, so that their runs can be found and compared.
-_OF_LOOP = ("seed:", "run.", "model.name:", *(f"data.{key}:" for key in _CORPUS))
-_OF_LOOP += ("evaluation.held_out_", "evaluation.validation:", "evaluation.criterion:")
+_SHARED = ("seed:", "run.", "model.name:", *(f"data.{key}:" for key in _CORPUS))
+_SHARED += ("evaluation.held_out_", "evaluation.validation:", "evaluation.criterion:")
 
 Settings = Annotated[dict[str, Any], Field(description="changes, such as model.margin: 0.5")]
 
@@ -83,25 +83,25 @@ class PseudoLabelConfig(Config):
         super().__post_init__()
         refuse_if(
             self.model.name != "supervised",
-            f"model.name is {self.model.name!r}; what learns clusters is 'supervised': take a config of "
-            "configs/pseudo_label, and give another method's run by init=RUN",
+            f"model.name is {self.model.name!r}; only 'supervised' learns clusters: take a config of "
+            "configs/pseudo_label, and give the run of another method by init=RUN",
         )
         refuse_if(
             self.round_patience is not None and self.evaluation.selection_criterion is None,
             f"round_patience is {self.round_patience} but nothing is validated; set round_patience=null, "
             "evaluation.held_out_speakers, evaluation.validation or a label-free evaluation.criterion",
         )
-        is_shifted, heard = self.evaluation.held_out_is_shifted, channel_of(self.data.augment)
+        is_shifted, channel = self.evaluation.held_out_is_shifted, channel_of(self.data.augment)
         for stage in chain(*stages_of(self)):
-            changes = [d for d in differences(training_settings(self), stage) if d.startswith(_OF_LOOP)]
+            changes = [d for d in differences(training_settings(self), stage) if d.startswith(_SHARED)]
             refuse_if(
                 bool(changes),
-                f"settings of a stage change {'; '.join(changes)}, in which all must agree: leave it out",
+                f"settings of a stage change {'; '.join(changes)}, but all stages must agree; leave them out",
             )
             refuse_if(
-                is_shifted and channel_of(stage.data.augment) != heard,
-                "data.augment of a stage has other rooms or noises, which held-out recordings are heard in "
-                "too, so that stages could not be compared: change probabilities or ratios alone, or set "
+                is_shifted and channel_of(stage.data.augment) != channel,
+                "data.augment of a stage has other rooms or noises, which held-out recordings get too, so "
+                "stages could not be compared: change only probabilities or ratios, or set "
                 "evaluation.held_out_is_shifted=false",
             )
 
@@ -113,11 +113,11 @@ def training_settings(loop: PseudoLabelConfig) -> Config:
 
 def stages_of(loop: PseudoLabelConfig) -> list[tuple[Config, Config]]:
     """Return each round's settings and those of a last stage after it, without lists and weights."""
-    base, given, stages = training_settings(loop), loop.round_settings or ({},), []
-    for i in range(max(loop.num_rounds, len(given))):
-        of_round = apply_overrides(base, given[min(i, len(given) - 1)])
-        last = apply_overrides(of_round, {"model.keeps_classes": True})
-        stages.append((of_round, apply_overrides(last, loop.large_margin or {})))
+    base, settings, stages = training_settings(loop), loop.round_settings or ({},), []
+    for i in range(max(loop.num_rounds, len(settings))):
+        round_config = apply_overrides(base, settings[min(i, len(settings) - 1)])
+        last_stage = apply_overrides(round_config, {"model.keeps_classes": True})
+        stages.append((round_config, apply_overrides(last_stage, loop.large_margin or {})))
     return stages
 
 
@@ -150,10 +150,10 @@ def stage_config(stage: Config, storage: str, name: str, train_list: str, init: 
     Validation keeps its speakers: they are held out from the loop's own lists, not from the clusters.
     """
     data = stage.data
-    own = (data.held_out_lists or data.train_lists) if stage.evaluation.held_out_speakers else ()
+    held_out_lists = (data.held_out_lists or data.train_lists) if stage.evaluation.held_out_speakers else ()
     return replace(
         stage,
-        data=replace(data, train_lists=(train_list,), held_out_lists=own, fraction=1.0),
+        data=replace(data, train_lists=(train_list,), held_out_lists=held_out_lists, fraction=1.0),
         encoder=replace(stage.encoder, init=init or stage.encoder.init),
         run=replace(stage.run, storage=storage, name=name),
     )

@@ -94,12 +94,12 @@ class Loop:
         config, stage, first = self.config, f"round_{number}", self.first_source()
         source = self.place(f"round_{number - 1}") if number > 1 else first
         train_list = f"lists/{stage}"
-        found = self.cluster(number, train_list, source)
+        statistics = self.cluster(number, train_list, source)
         torch.cuda.empty_cache()  # frees memory for the training, which may be another process
         init = {"nothing": None, "first": first, "last": source}[config.encoders_start_from]
         settings, _ = stages_of(config)[number - 1]
         run = stage_config(settings, self.folder.location, stage, self.place(train_list), init)
-        return {"stage": stage, "source": source, **found, **self.train_run(run, train_list)}
+        return {"stage": stage, "source": source, **statistics, **self.train_run(run, train_list)}
 
     def take_large_margin(self) -> Record:
         """Train a last stage from the best round's run, with its list and its classes."""
@@ -166,13 +166,13 @@ class Loop:
                 labels[readable], silhouettes = cluster(rows, self.config.clustering, self.config.seed)
             except ValueError as error:
                 raise Failed(f"round {number}: {error}") from error
-            found = self.describe(labels, number) | {
+            statistics = self.describe(labels, number) | {
                 "silhouettes": silhouettes,
-                "unreadable": {self.manifest.paths[i]: why for i, why in unreadable.items()},
+                "unreadable": {self.manifest.paths[i]: reason for i, reason in unreadable.items()},
                 "embedding_seconds": embedded - start,
                 "clustering_seconds": time.monotonic() - embedded,
             }
-            self.folder.write_json(f"{train_list}.json", found)
+            self.folder.write_json(f"{train_list}.json", statistics)
             pairs = zip(labels.tolist(), self.manifest.paths, strict=True)
             lines = "".join(f"cluster_{label:06d} {path}\n" for label, path in pairs if label >= 0)
             self.folder.write(train_list, lines.encode(errors="surrogateescape"))
@@ -187,8 +187,8 @@ class Loop:
         """
         device = "cpu" if self.config.resources.gpu is False else None
         paths, encoder = self.manifest.paths, SpeakerEncoder.load(source, device=device)
-        start = f"embeddings/{number}_{encoder.identity}"  # parts of another encoder have other names
-        parts = {f"{start}_{i:09d}.npz": i for i in range(0, len(paths), PART_UTTERANCES)}
+        prefix = f"embeddings/{number}_{encoder.identity}"  # parts of another encoder have other names
+        parts = {f"{prefix}_{i:09d}.npz": i for i in range(0, len(paths), PART_UTTERANCES)}
         if missing := [name for name in parts if not self.folder.has(name)]:
             count = min(len(missing) * PART_UTTERANCES, len(paths))
             with embedding_by(encoder, count, None, None) as embed:
@@ -198,13 +198,13 @@ class Loop:
                     buffer = io.BytesIO()
                     np.savez(buffer, rows=rows, bad=list(bad), why=np.array(list(bad.values()), dtype=str))
                     self.folder.write(name, buffer.getvalue())
-        halves, unreadable = list[Tensor](), dict[int, str]()
+        embeddings, unreadable = list[Tensor](), dict[int, str]()
         for name, first in parts.items():
             with np.load(io.BytesIO(self.folder.read(name))) as saved:
-                halves.append(half_unit_rows(torch.from_numpy(saved["rows"]), encoder.device))
-                places = (first + saved["bad"].astype(int)).tolist()
-                unreadable |= dict(zip(places, saved["why"].tolist(), strict=True))
-        return torch.cat(halves), unreadable
+                embeddings.append(half_unit_rows(torch.from_numpy(saved["rows"]), encoder.device))
+                indices = (first + saved["bad"].astype(int)).tolist()
+                unreadable |= dict(zip(indices, saved["why"].tolist(), strict=True))
+        return torch.cat(embeddings), unreadable
 
     def describe(self, labels: Labels, number: int) -> Record:
         """Return cluster sizes for labels (N,), and their agreement with the previous round and `labels`."""
@@ -230,8 +230,8 @@ class Loop:
     def labels_of(self, file: str) -> Labels:
         """Return the number of each utterance's speaker (N,) in a train list; -1 if it is not listed."""
         labelled = read_train_lists(self.config.data.root, [file])
-        known = dict(zip(labelled.paths, labelled.speakers.tolist(), strict=True))
-        return np.array([known.get(path, -1) for path in self.manifest.paths])
+        speaker_of = dict(zip(labelled.paths, labelled.speakers.tolist(), strict=True))
+        return np.array([speaker_of.get(path, -1) for path in self.manifest.paths])
 
 
 def best_of(records: Sequence[Record]) -> Record:

@@ -32,18 +32,18 @@ def load_source(config: Config) -> tuple[Any, Model | None] | None:
 def _trained_encoder(config: Config) -> tuple[Any, Model | None]:
     # Take the encoder that produces the run's embeddings, possibly the teacher's, from the best checkpoint
     # (the last one if nothing was validated).
-    place = str(config.encoder.init)
-    if place.endswith(".safetensors"):
-        model, network = None, load_encoder(place)
+    location = str(config.encoder.init)
+    if location.endswith(".safetensors"):
+        model, network = None, load_encoder(location)
     else:
-        source = SpeakerEncoder.load(place, device="cpu")
+        source = SpeakerEncoder.load(location, device="cpu")
         for note in source.notes:
             print(f"encoder.init: {note}", file=sys.stderr)
         model = source.model
         network = model.get_submodule(model.embedder)
     encoder: Any = getattr(network, "encoder", network)  # some methods wrap the encoder
     encoder.merge()
-    check_same_encoder(f"encoder.init is {place}", encoder.config, config.encoder)
+    check_same_encoder(f"encoder.init is {location}", encoder.config, config.encoder)
     return encoder, model
 
 
@@ -72,9 +72,9 @@ def _pretrained_encoder(config: Config) -> Any:
         encoder.load_weights(read_weights(settings.weights))
     except ValueError as error:
         raise ValueError(
-            f"encoder.weights is {settings.weights}, which is not of the trunk {settings.trunk}: it {error}; "
-            "give torchaudio's state dict, or pytorch_model.bin or model.safetensors of transformers, and "
-            "the encoder.trunk they belong to"
+            f"encoder.weights is {settings.weights}, which does not fit the trunk {settings.trunk}: "
+            f"it {error}; give torchaudio's state dict, or pytorch_model.bin or model.safetensors of "
+            "transformers, and the encoder.trunk they belong to"
         ) from error
     return encoder
 

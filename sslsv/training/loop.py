@@ -139,9 +139,9 @@ class Training:
         span = steps_at_once(self.config.train.batch_size, self.plan.steps_per_epoch)
         step = self.state.step
         while step < self.total_steps:
-            last = min(self.total_steps, (step // span + 1) * span)
-            yield from self.corpus.batches(self.plan, maker, step, last)
-            step = last
+            end = min(self.total_steps, (step // span + 1) * span)
+            yield from self.corpus.batches(self.plan, maker, step, end)
+            step = end
 
     def next_batch(self, batches: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Wait for the next batch, and record the files in it that could not be read."""
@@ -198,11 +198,11 @@ class Training:
     def merge_skipped(self) -> None:
         """Exchange unreadable files between workers; raises TrainingError if too many utterances are bad."""
         for kind in ("utterances", "bank_files"):
-            known, found = self.state.skipped[kind], distributed.gather_objects(self.unreadable[kind])
+            skipped, gathered = self.state.skipped[kind], distributed.gather_objects(self.unreadable[kind])
             self.unreadable[kind] = set()
-            for index in sorted(set().union(*found)):
+            for index in sorted(set().union(*gathered)):
                 path, reason = self.maker.explain(kind, index)
-                known.setdefault(path, reason)
+                skipped.setdefault(path, reason)
         seen = min(self.state.step * self.config.train.batch_size, len(self.manifest))
         validation.check_bad_share(self.state.skipped["utterances"], seen, self.config)
 
@@ -227,8 +227,8 @@ class Training:
                 if name := distributed.broadcast_object(name):
                     state.model.load_state_dict(read_checkpoint(self.folder, name).model)
                     best |= validation.test(self.embedder, self.tests, state, REPLICATES)
-        sets = [each for each in (self.validation, *self.tests) if each is not None]
-        counts = {each.name: count_trials(each.trials) for each in sets}
+        trial_sets = [each for each in (self.validation, *self.tests) if each is not None]
+        counts = {each.name: count_trials(each.trials) for each in trial_sets}
         return {
             "is_finished": True,
             "stop_reason": state.stop_reason,
@@ -253,5 +253,5 @@ def is_any_asked(is_asked: bool, step: int, device: torch.device) -> bool:
 
 def steps_at_once(batch_size: int, steps_per_epoch: int) -> int:
     """Return the number of steps of one execution of Ray Data, a multiple of the steps of an epoch."""
-    most = min(MAX_SPAN_STEPS, MAX_SPAN_SAMPLES // batch_size)
-    return max(most // steps_per_epoch, 1) * steps_per_epoch
+    max_steps = min(MAX_SPAN_STEPS, MAX_SPAN_SAMPLES // batch_size)
+    return max(max_steps // steps_per_epoch, 1) * steps_per_epoch

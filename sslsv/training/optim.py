@@ -138,8 +138,8 @@ def learning_rate(
             warmup_steps = min(round(epochs * steps_per_epoch), total_steps)
             if step < warmup_steps:
                 return base_learning_rate * (step + 1) / warmup_steps
-            top, lowest = max(warmup_steps - 1, 0), config.min_learning_rate
-            share = min((step - top) / max(total_steps - 1 - top, 1), 1.0)
+            peak, lowest = max(warmup_steps - 1, 0), config.min_learning_rate
+            share = min((step - peak) / max(total_steps - 1 - peak, 1), 1.0)
             return lowest + 0.5 * (base_learning_rate - lowest) * (1 + math.cos(math.pi * share))
         case "warmup_exponential":  # as in wespeaker: it decays from the first step on, also during warm-up
             share = min(step / max(total_steps - 1, 1), 1.0)

@@ -68,12 +68,12 @@ def average_gradients(network: nn.Module, device: torch.device) -> DistributedDa
     """
     # PyTorch 2.14 deprecates `broadcast_buffers`; 2.8 lacks the new name.
     names = inspect.signature(DistributedDataParallel).parameters
-    buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
     # DDP rebuilds its gradient buckets after the first step, which changes the order of additions, so that a
     # resumed run would differ in the last bit. `find_unused_parameters=True` (cheap on CPUs) prevents this.
     # On GPUs, NCCL does not guarantee the order of sums anyway.
     is_cpu = device.type == "cpu"
-    return DistributedDataParallel(network, find_unused_parameters=is_cpu, **{buffers: False})  # type: ignore[arg-type]
+    return DistributedDataParallel(network, find_unused_parameters=is_cpu, **{option: False})  # type: ignore[arg-type]
 
 
 def checkpoint_of(state: TrainingState, config: Config) -> Checkpoint:
@@ -105,5 +105,5 @@ def restore_state(state: TrainingState, folder: RunFolder, config: Config) -> No
     state.optimizer.load_state_dict(checkpoint.optimizer)
     if checkpoint.scaler and state.scaler.is_enabled():
         state.scaler.load_state_dict(checkpoint.scaler)
-    for each in fields(Position):
-        setattr(state, each.name, getattr(checkpoint, each.name))
+    for field in fields(Position):
+        setattr(state, field.name, getattr(checkpoint, field.name))

@@ -65,14 +65,14 @@ def move(tensor: Tensor, device: torch.device) -> Tensor:
     """Return `tensor` on `device`; a copy from pinned memory overlaps with the GPU's computation."""
     if device.type != "cuda":
         return tensor.to(device)
-    with torch.cuda.stream(_copies(device)):
+    with torch.cuda.stream(_copy_stream(device)):
         moved = tensor.to(device, non_blocking=True)
-    torch.cuda.current_stream(device).wait_stream(_copies(device))
+    torch.cuda.current_stream(device).wait_stream(_copy_stream(device))
     # Keep the allocator from reusing the memory before the step has read it.
     moved.record_stream(torch.cuda.current_stream(device))
     return moved
 
 
 @functools.cache
-def _copies(device: torch.device) -> torch.cuda.Stream:
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

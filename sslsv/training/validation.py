@@ -17,7 +17,7 @@ from sslsv.evaluation.verification import Embedder, Verification, verify
 from sslsv.ops import distributed
 from sslsv.training.state import TrainingState
 
-ANOTHER_RUN = "need another run.name; encoder.init=RUN, with this run's folder, starts it from this encoder"
+ANOTHER_RUN = "need another run.name; encoder.init=RUN (this run's folder) starts it from this encoder"
 
 
 class TrainingError(RuntimeError):
@@ -36,8 +36,8 @@ def start_together(prepare: Callable[[], None]) -> None:
     except (ValueError, OSError) as error:
         sentence = f"Training worker {distributed.rank()} on {socket.gethostname()} can't start: {error}"
         problem, cause = (sentence, isinstance(error, OSError)), error
-    for sentence, is_of_storage in filter(None, distributed.gather_objects(problem)):
-        raise TrainingError(sentence) from (cause or (OSError(sentence) if is_of_storage else None))
+    for sentence, is_os_error in filter(None, distributed.gather_objects(problem)):
+        raise TrainingError(sentence) from (cause or (OSError(sentence) if is_os_error else None))
 
 
 def validate(
@@ -52,7 +52,7 @@ def validate(
         result = _verify(embedder, validation, state)
         record |= result.metrics | collapse_report(torch.from_numpy(result.embeddings))
     if probe is not None:
-        with _stopping_training():
+        with _as_training_error():
             record |= probe.measure(embedder)
         state.skipped["trial_recordings"].update(probe.bad_recordings)
     # Results differ in the last bits between kinds of machines, but all workers must choose alike.
@@ -88,14 +88,14 @@ def test(
 def _verify(
     embedder: Embedder, trial_set: TrialSet, state: TrainingState, replicates: int = 0
 ) -> Verification:
-    with _stopping_training():
+    with _as_training_error():
         result = verify(embedder, trial_set, replicates)
     state.skipped["trial_recordings"].update(result.bad_recordings)
     return result
 
 
 @contextlib.contextmanager
-def _stopping_training() -> Iterator[None]:
+def _as_training_error() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
@@ -123,7 +123,7 @@ def reason_to_stop(record: dict[str, Any], state: TrainingState, config: Config)
         return None
     best = "none yet" if state.best_value is None else f"the best is {state.best_value:.4g}"
     return (
-        f"Stopped early at step {state.step}: {config.evaluation.selection_criterion} has not got better in "
+        f"Stopped early at step {state.step}: {config.evaluation.selection_criterion} has not improved in "
         f"{patience} validations (train.patience); {best}."
     )
 
@@ -143,12 +143,12 @@ def check_finite(record: dict[str, Any], model: nn.Module, config: Config) -> No
     norms = torch.stack(torch._foreach_norm([p.detach() for p in model.parameters()]))
     is_broken = not bool(norms.isfinite().all())
     if is_broken or not math.isfinite(record["loss"]):
-        what = "The weights became infinite or NaN" if is_broken else f"The loss became {record['loss']}"
+        problem = "The weights became infinite or NaN" if is_broken else f"The loss became {record['loss']}"
         raise TrainingError(
-            f"{what} by step {record['step']} (loss {record['loss']:.3g}, gradient norm "
+            f"{problem} by step {record['step']} (loss {record['loss']:.3g}, gradient norm "
             f"{record['gradient_norm']:.3g}, learning rate {record['learning_rate']:.3g}, precision "
             f"{config.train.precision}). Lower optimizer.learning_rate, set optimizer.clip_norm, or use "
-            f"train.precision=fp32; the last checkpoint is from before. Other settings {ANOTHER_RUN}."
+            f"train.precision=fp32; the last checkpoint was saved before that. Other settings {ANOTHER_RUN}."
         )
 
 

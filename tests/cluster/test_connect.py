@@ -88,12 +88,12 @@ def ray_tmpdir(monkeypatch):
 def test_choose_folder__ray_has_its_own_where_one_is_too_deep_for_sockets_or_closed_to_this_user(
     length, is_open, ray_tmpdir
 ):
-    place, own = "/tmp/".ljust(length, "x"), f"/tmp/ray-{os.getuid()}"
-    ray_tmpdir.setenv("RAY_TMPDIR", place)
+    folder, own = "/tmp/".ljust(length, "x"), f"/tmp/ray-{os.getuid()}"
+    ray_tmpdir.setenv("RAY_TMPDIR", folder)
     ray_tmpdir.setattr(connect.os, "access", lambda *arguments: is_open)
     choose_folder()
     assert len(f"{os.environ['RAY_TMPDIR']}/ray{connect.SOCKET}") <= 107
-    assert os.environ["RAY_TMPDIR"] == (place if length == 39 and is_open else own)
+    assert os.environ["RAY_TMPDIR"] == (folder if length == 39 and is_open else own)
 
 
 def test_choose_folder__another_users_is_not_taken(ray_tmpdir):
@@ -111,18 +111,18 @@ def test_choose_folder__another_users_is_not_taken(ray_tmpdir):
 def test_connect__joins_what_ray_has_noted_only_where_it_lives_and_is_this_users(
     is_alive, is_own, address, ray_tmpdir, tmp_path
 ):
-    given, ours = [], os.getuid()
+    addresses, user_id = [], os.getuid()
     ray_tmpdir.setenv("RAY_TMPDIR", str(tmp_path))
     ray_tmpdir.delenv("RAY_ADDRESS", raising=False)
     ray_tmpdir.setattr(connect, "choose_folder", lambda: None)
-    ray_tmpdir.setattr(connect.ray, "init", lambda **options: given.append(options.get("address")))
+    ray_tmpdir.setattr(connect.ray, "init", lambda **options: addresses.append(options.get("address")))
     (tmp_path / "ray").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1] if is_alive else 1
         (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}")
-        ray_tmpdir.setattr(connect.os, "getuid", lambda: ours if is_own else ours + 1)
+        ray_tmpdir.setattr(connect.os, "getuid", lambda: user_id if is_own else user_id + 1)
         connect.connect()
-    assert given == [address]
+    assert addresses == [address]
 
 
 FOUR, TWO_GPUS = {"CPU": 4.0}, {"CPU": 8.0, "GPU": 2.0}
@@ -160,34 +160,34 @@ def test_bundles_of__each_worker_has_a_data_process_and_the_others_have_room_any
 
 def cluster_of(*free, coming=0):
     """Return machines "0", "1" ... of 3 CPUs, with the given numbers of free CPUs."""
-    everything = {str(i): {"CPU": 3.0} for i in range(len(free))}
-    left = {str(i): {"CPU": cpus} for i, cpus in enumerate(free)}
-    return Cluster(everything, left, set(), coming, has_autoscaler=False)
+    total = {str(i): {"CPU": 3.0} for i in range(len(free))}
+    available = {str(i): {"CPU": cpus} for i, cpus in enumerate(free)}
+    return Cluster(total, available, set(), coming, has_autoscaler=False)
 
 
 @pytest.fixture
 def waiting(monkeypatch):
     """Wait for room while cluster states follow each other every second; return messages and requests."""
-    said, asked, clock = [], [], Clock()
+    texts, requests, clock = [], [], Clock()
     resources = ResourcesConfig(workers=(1, 2), cpus_per_worker=2, cpus_per_data_task=1, gpu=False)
 
     def wait(*looks, patience=0.0):
-        left = list(looks)
-        monkeypatch.setattr(connect, "cluster_state", lambda: left.pop(0) if len(left) > 1 else left[0])
-        count, cluster = connect.wait_for_room(resources, [1, 2], patience, said.append)
+        states = list(looks)
+        monkeypatch.setattr(connect, "cluster_state", lambda: states.pop(0) if len(states) > 1 else states[0])
+        count, cluster = connect.wait_for_room(resources, [1, 2], patience, texts.append)
         return count, sorted(cluster.machines)
 
     monkeypatch.setattr(connect, "PAUSE_SECONDS", 1.0)
-    monkeypatch.setattr(connect, "request_resources", lambda bundles: asked.append(bundles))
+    monkeypatch.setattr(connect, "request_resources", lambda bundles: requests.append(bundles))
     monkeypatch.setattr(connect, "time", clock)
-    return wait, said, asked
+    return wait, texts, requests
 
 
 def test_wait_for_room__fewer_workers_than_the_machines_hold_start_only_after_a_moment(waiting):
-    wait, said, asked = waiting
-    assert wait(*[cluster_of(3, 0)] * 5, cluster_of(3, 3)) == (2, ["0", "1"]) and said == []
+    wait, texts, requests = waiting
+    assert wait(*[cluster_of(3, 0)] * 5, cluster_of(3, 3)) == (2, ["0", "1"]) and texts == []
     assert wait(cluster_of(3, 0)) == (1, ["0", "1"])
-    assert asked[0] == [{"CPU": 3.0}] * 2
+    assert requests[0] == [{"CPU": 3.0}] * 2
 
 
 @pytest.mark.parametrize(
@@ -204,14 +204,14 @@ def test_wait_for_room__fewer_workers_than_the_machines_hold_start_only_after_a_
 def test_wait_for_room__is_patient_and_longer_so_while_machines_are_started(
     looks, patience, is_found, times_said, waiting
 ):
-    wait, said, _ = waiting
+    wait, texts, _ = waiting
     if is_found:
         assert wait(*looks, patience=patience) == (1, ["0"])
     else:
-        sentence = "1 training worker.* take 2 CPUs each .* room for 1, beside other jobs for 0; wait for them, lower"
+        sentence = "1 training worker.* take 2 CPUs each .* room for 1 .0 while other jobs run.; wait for other jobs to end, lower"
         with pytest.raises(CapacityError, match=sentence):
             wait(*looks, patience=patience)
-    assert len(said) == times_said and all("waiting for machines: 1 training" in text for text in said)
+    assert len(texts) == times_said and all("waiting for machines: 1 training" in text for text in texts)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_wait_for_room__is_patient_and_longer_so_while_machines_are_started(
     [
         (Exception("timed out"), "have not started within half a minute: this machine is too"),
         (RuntimeError("Version mismatch:\n Ray: 2"), "used: Version mismatch: Ray: 2; install the same"),
-        (RuntimeError("Failed to start GCS."), "used: Failed to start GCS.; end what else runs"),
+        (RuntimeError("Failed to start GCS."), "used: Failed to start GCS.; end other programs"),
     ],
 )
 def test_connect__a_machine_too_busy_and_a_cluster_of_another_version_are_sentences(
@@ -246,8 +246,8 @@ def test_connect__starts_a_cluster_on_loopback_that_lets_in_only_who_has_its_pri
     with start_connected() as owner:
         assert owner.stdout.readline() == "token\n", owner.communicate()[1]
         address = owner.stdout.readline().strip()
-        found = listening_addresses(pids_with(f"HOME={ray_home}"))
-        assert len(found) > 5 and all(map(is_loopback, found)), found
+        addresses = listening_addresses(pids_with(f"HOME={ray_home}"))
+        assert len(addresses) > 5 and all(map(is_loopback, addresses)), addresses
         token = ray_home / ".ray" / "auth_token"
         assert token.stat().st_mode & 0o777 == 0o600 and len(token.read_text()) > 30
 

@@ -16,8 +16,8 @@ from tests.recorded import Recorded
 from tests.training_command import Training
 
 # A machine of 3 CPUs has room for one worker and a data process.
-PLACES = ("resources.cpus_per_worker=2", "resources.cpus_per_data_task=1", "resources.resize_minutes=0.05")
-PLACES += ("resources.threads_per_worker=1",)
+SIZES = ("resources.cpus_per_worker=2", "resources.cpus_per_data_task=1", "resources.resize_minutes=0.05")
+SIZES += ("resources.threads_per_worker=1",)
 
 
 @pytest.mark.slow
@@ -25,7 +25,7 @@ PLACES += ("resources.threads_per_worker=1",)
 def test_training__one_then_two_then_one_worker_sees_the_batches_of_a_fixed_run(tmp_path, demo_corpus):
     # The last bit of a gradient depends on the order of summation, and so on the number of workers. Training
     # amplifies the difference: a hundred steps later a loss may be 0.2 % off. So early steps are compared.
-    options = (*PLACES, "optimizer.learning_rate=1e-4")
+    options = (*SIZES, "optimizer.learning_rate=1e-4")
     with local_cluster(3) as cluster:
         fixed = Recorded(tmp_path / "a", demo_corpus, "fixed", *options, epochs=50)
         code, output = fixed.wait()
@@ -60,7 +60,7 @@ def test_training__one_then_two_then_one_worker_sees_the_batches_of_a_fixed_run(
 )
 def test_training__a_machine_that_will_be_taken_away_costs_no_step(workers, tmp_path, demo_corpus):
     with local_cluster(3, 3) as cluster:
-        options = (*PLACES, f"resources.workers={workers}", "run.checkpoint_every_minutes=60")
+        options = (*SIZES, f"resources.workers={workers}", "run.checkpoint_every_minutes=60")
         options += ("run.max_failures=0", "evaluation.every_epochs=1000")
         training = Recorded(tmp_path, demo_corpus, "preempted", *options, pace=0.1, epochs=40)
         training.wait_until(lambda: training.has_done(10, workers=2), "two workers")
@@ -84,11 +84,11 @@ def test_training__a_machine_that_will_be_taken_away_costs_no_step(workers, tmp_
 TWO = ("resources.workers=2", "resources.cpus_per_data_task=1", "resources.threads_per_worker=1")
 
 
-def asked_and_there(address):
+def bundles_and_machines(address):
     """Return the number of bundles requested from the autoscaler and not withdrawn, and that of machines."""
     status = get_cluster_status(address)
-    asked = [len(each.bundles_by_count) for each in status.resource_demands.cluster_constraint_demand]
-    return sum(asked), len(status.active_nodes + status.idle_nodes)
+    bundles = [len(each.bundles_by_count) for each in status.resource_demands.cluster_constraint_demand]
+    return sum(bundles), len(status.active_nodes + status.idle_nodes)
 
 
 @pytest.mark.slow
@@ -101,23 +101,23 @@ def test_cluster__a_request_waits_where_machines_are_added_and_is_refused_where_
         huge = Training(tmp_path, demo_corpus, "huge", *TWO, "resources.cpus_per_worker=50")
         code, output = huge.wait(timeout=90)
         assert code == 2 and "take 50 CPUs each" in output and "Traceback" not in output, output
-        assert time.monotonic() - start < 90 and asked_and_there(address)[0] == 0
+        assert time.monotonic() - start < 90 and bundles_and_machines(address)[0] == 0
         # The head alone has no room for two embedding processes.
         options = ("--workers", "2", "--replicates", "0", "--out", str(tmp_path / "evaluation"))
         command = [sys.executable, "-m", "sslsv.evaluate", small_run, *options]
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0 and "waiting for machines" in done.stderr, done.stderr
-        assert asked_and_there(address)[0] == 0
+        assert bundles_and_machines(address)[0] == 0
         training = Training(tmp_path, demo_corpus, "waits", *TWO, "resources.cpus_per_worker=2", epochs=3)
         code, output = training.wait()
         assert code == 0 and "waiting for machines" in output, output
         assert training.folder.read_json("summary.json")["workers"] == 2
-        assert asked_and_there(address) == (0, 3)
+        assert bundles_and_machines(address) == (0, 3)
         # Training fits, but seven data processes need a third machine.
         many = ("resources.data_tasks=7", "resources.cpus_per_data_task=1", "resources.threads_per_worker=1")
         training = Training(tmp_path, demo_corpus, "many", *many, epochs=3)
         code, output = training.wait()
         assert code == 0 and "waiting for machines" not in output, output
         deadline = time.monotonic() + 60  # the machine may start after the training's end
-        while asked_and_there(address) != (0, 4):
-            assert time.monotonic() < deadline, asked_and_there(address)
+        while bundles_and_machines(address) != (0, 4):
+            assert time.monotonic() < deadline, bundles_and_machines(address)

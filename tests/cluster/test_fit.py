@@ -69,10 +69,10 @@ def attempts(folder, monkeypatch):
     """Run the loop on prepared attempts: each saves one more step, then returns a result or raises."""
 
     def run(*outcomes, max_failures=1, leaving=frozenset()):
-        left = list(outcomes)
+        remaining = list(outcomes)
 
         def once(job, resources, folder, count):
-            step, outcome = left.pop(0)
+            step, outcome = remaining.pop(0)
             if step is not None:
                 write_checkpoint(folder, Checkpoint(step=step, config="", model={}))
             if isinstance(outcome, Exception):
@@ -139,8 +139,8 @@ def test_fit__workers_that_were_asked_to_stop_found_no_slots_or_lost_a_machine_h
 def test_describe_failure__says_who_failed_and_what_the_same_command_does(
     error, sentence, is_of_system, folder
 ):
-    condition = "" if is_of_system else " once that is mended"
-    for now in ("begins anew", "(without --fresh) goes on from step 7"):
+    condition = "" if is_of_system else " once that is fixed"
+    for now in ("starts from the beginning", "(without --fresh) goes on from step 7"):
         described = describe_failure(error, folder)
         assert described["error"].startswith(sentence) and described["is_of_system"] == is_of_system
         assert described["error"].endswith(f"; the same command {now}{condition}")

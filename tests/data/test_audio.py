@@ -124,9 +124,9 @@ def test_open_audio__a_compressed_file_that_ends_early_is_no_shorter_one(tmp_pat
 def test_open_audio__channels_of_compressed_files_are_averaged_and_one_without_sound_is_named(
     tmp_path: Path,
 ) -> None:
-    def write(name: str, codec: str, frame: av.AudioFrame | av.VideoFrame, **form: object) -> Path:
+    def write(name: str, codec: str, frame: av.AudioFrame | av.VideoFrame, **options: object) -> Path:
         with av.open(tmp_path / name, "w") as container:
-            stream = container.add_stream(codec, **form)
+            stream = container.add_stream(codec, **options)
             for packet in (*stream.encode(frame), *stream.encode(None)):
                 container.mux(packet)
         return tmp_path / name
@@ -160,9 +160,9 @@ def test_open_audio__sound_that_ends_before_the_picture_is_not_cut_off(tmp_path:
 def test_open_audio__of_any_wrong_byte_of_a_header_raises_nothing_but_an_audio_error(tmp_path: Path) -> None:
     content = write_codec(tmp_path, "a.m4a", speech(0.3)).read_bytes()
     failures = 0
-    for place in range(content.index(b"moov"), len(content), 3):
+    for offset in range(content.index(b"moov"), len(content), 3):
         damaged = bytearray(content)
-        damaged[place] ^= 0xFF
+        damaged[offset] ^= 0xFF
         try:
             decode(bytes(damaged))
         except AudioError:
@@ -258,22 +258,22 @@ def riff(*chunks: tuple[bytes, bytes], data_size: int | None = None) -> bytes:
     return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body
 
 
-def form(tag: int = 1, channels: int = 1, rate: int = 16000, bits: int = 16) -> tuple[bytes, bytes]:
+def fmt_chunk(tag: int = 1, channels: int = 1, rate: int = 16000, bits: int = 16) -> tuple[bytes, bytes]:
     block = channels * bits // 8
     return b"fmt ", struct.pack("<HHIIHH", tag, channels, rate, rate * block, block, bits)
 
 
 DATA, CHUNK = (b"data", SAMPLES.tobytes()), (b"LIST", b"INFOISFT\x05\0\0\0Lavf\0")
 WAV_FILES = {  # file -> whether its samples can be memory-mapped
-    "bare": (riff(form(), DATA), True),
-    "list before": (riff(form(), CHUNK, DATA), True),
-    "odd chunk before": (riff((b"junk", b"abc"), form(), DATA), True),
-    "chunk after": (riff(form(), DATA, CHUNK), True),
-    "longer form": (riff((b"fmt ", form()[1] + b"\0\0"), DATA), True),
-    "other rate": (riff(form(rate=8000), DATA), False),
-    "stereo": (riff(form(channels=2), DATA), False),
-    "unknown length": (riff(form(), DATA, data_size=0xFFFFFFFF), False),
-    "far away": (riff(form(), (b"junk", bytes(8000)), DATA), False),
+    "bare": (riff(fmt_chunk(), DATA), True),
+    "list before": (riff(fmt_chunk(), CHUNK, DATA), True),
+    "odd chunk before": (riff((b"junk", b"abc"), fmt_chunk(), DATA), True),
+    "chunk after": (riff(fmt_chunk(), DATA, CHUNK), True),
+    "longer form": (riff((b"fmt ", fmt_chunk()[1] + b"\0\0"), DATA), True),
+    "other rate": (riff(fmt_chunk(rate=8000), DATA), False),
+    "stereo": (riff(fmt_chunk(channels=2), DATA), False),
+    "unknown length": (riff(fmt_chunk(), DATA, data_size=0xFFFFFFFF), False),
+    "far away": (riff(fmt_chunk(), (b"junk", bytes(8000)), DATA), False),
 }
 
 
@@ -285,9 +285,9 @@ def test_open_audio__plain_wav_files_are_mapped_and_read_as_by_libsndfile(
     with open_audio(tmp_path / "a.wav") as file:
         assert (mapped := file.mapped()) is not None if is_plain else file.mapped() is None
         if is_plain:
-            wanted, _ = soundfile.read(tmp_path / "a.wav", dtype="int16")
-            assert np.array_equal(mapped, wanted) and len(wanted) == len(SAMPLES)
-            assert np.array_equal(file.read_int16(77, 4000), wanted[77:4077])
+            expected, _ = soundfile.read(tmp_path / "a.wav", dtype="int16")
+            assert np.array_equal(mapped, expected) and len(expected) == len(SAMPLES)
+            assert np.array_equal(file.read_int16(77, 4000), expected[77:4077])
             (tmp_path / "a.wav").write_bytes(content[:100])
             with pytest.raises(AudioError, match="a.wav became shorter"):
                 file.read_int16(0, 5000)

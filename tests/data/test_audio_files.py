@@ -16,7 +16,7 @@ def test_find_audio_files__finds_by_suffix_sorted_and_skips_what_is_hidden(tmp_p
         (tmp_path / name).touch()
     found, others = find_audio_files(tmp_path)
     assert found == [str(tmp_path / name) for name in ("a.mp3", "b/1.flac", "b/2.WAV")]
-    assert others == "2 files are left out: their names are not of audio files (b/wav, notes.txt)\n"
+    assert others == "2 files are left out: they lack the suffix of an audio file (b/wav, notes.txt)\n"
     assert not find_audio_files(tmp_path / ".trash")[1]
 
 

@@ -43,7 +43,7 @@ def test_bank__reads_what_archives_unpack_where_its_own_folder_is_not_there(
     (tmp_path / original / "a.wav").touch()
     bank = bank_of(tmp_path, folder)
     assert bank.files == [f"{original}/a.wav"]
-    assert bank.notes == [f"{folder} is not there: {original} is read in its place"]
+    assert bank.notes == [f"{folder} does not exist: {original} is read instead"]
     (tmp_path / folder).mkdir(parents=True)
     (tmp_path / folder / "b.wav").touch()
     bank = bank_of(tmp_path, folder)

@@ -9,12 +9,12 @@ def numbers(draws: Draws, count: int = 50) -> list[float]:
 
 
 def test_draws__are_philox_at_a_counter() -> None:
-    place = name_key("noise", 5) * 2**16 + 3
-    philox = np.random.Philox(key=[5, 0], counter=[0, place, 2, 1])
-    wanted = np.random.Generator(philox).random(50).tolist()
+    counter = name_key("noise", 5) * 2**16 + 3
+    philox = np.random.Philox(key=[5, 0], counter=[0, counter, 2, 1])
+    expected = np.random.Generator(philox).random(50).tolist()
     streams = RandomStreams(5)
     draws, others = streams.draws(1, 2, "noise", 3), streams.draws(9, 2, "noise", 3)  # read alternately
-    assert [(draws.fraction(), others.fraction())[0] for _ in range(50)] == wanted
+    assert [(draws.fraction(), others.fraction())[0] for _ in range(50)] == expected
 
 
 def test_name_key__is_the_same_everywhere() -> None:
@@ -22,9 +22,9 @@ def test_name_key__is_the_same_everywhere() -> None:
 
 
 def test_draws__every_part_of_the_place_and_the_seed_matter() -> None:
-    places = [(0, 0, "a", 0), (1, 0, "a", 0), (0, 1, "a", 0), (0, 0, "b", 0), (0, 0, "a", 1)]
-    drawn = [tuple(numbers(RandomStreams(5).draws(*place), 4)) for place in places]
-    assert len({*drawn, tuple(numbers(RandomStreams(6).draws(*places[0]), 4))}) == 6
+    keys = [(0, 0, "a", 0), (1, 0, "a", 0), (0, 1, "a", 0), (0, 0, "b", 0), (0, 0, "a", 1)]
+    drawn = [tuple(numbers(RandomStreams(5).draws(*key), 4)) for key in keys]
+    assert len({*drawn, tuple(numbers(RandomStreams(6).draws(*keys[0]), 4))}) == 6
 
 
 def test_draws__cover_their_ranges_evenly() -> None:

@@ -69,11 +69,11 @@ def test_kaldi__segments_are_parts_of_recordings(kaldi: Path) -> None:
         ("wav.scp", "", "wav.scp is empty"),
         ("wav.scp", "ann-1 a/1.wav\nann-1 a/2.wav\n", "wav.scp, line 2: ann-1 is listed twice"),
         ("utt2spk", "ann-1 ann\n\nann-1 bob\n", "utt2spk, line 3: ann-1 is listed twice"),
-        ("segments", "ann-1 other 0 1\nann-2 x 0 1\nbob-1 y 0 1\n", "has no file for other, but nothing"),
+        ("segments", "ann-1 other 0 1\nann-2 x 0 1\nbob-1 y 0 1\n", "must have a file for other, but"),
         ("segments", "ann-1 ann-1 0 1\nann-2 ann-1 0\nbob-1 bob-1 0 1\n", "has '0' for ann-2"),
         ("segments", "ann-1 ann-1 0 1\nann-2 ann-1 0 1 0\nbob-1 bob-1 0 1\n", "'0 1 0' .* each channel"),
         ("segments", "ann-1 ann-1 a b\nann-2 ann-1 0 1\nbob-1 bob-1 0 1\n", "segments has 'a b' for ann-1"),
-        ("utt2spk", None, "has no utt2spk, so nothing tells who speaks"),
+        ("utt2spk", None, "has no utt2spk, so the speakers are unknown"),
     ],
 )
 def test_kaldi__what_it_lacks_is_a_sentence(kaldi: Path, name: str, content: str, sentence: str) -> None:

@@ -171,11 +171,11 @@ def test_rows__blocks_and_single_lines_are_read_alike(
 
 WRONG = {
     "no path": (TRAIN, "alone\n", "line 1: expected `speaker path`, got 'alone'"),
-    "two paths": (TRAIN, "ann a/1.wav\n1 a/1.wav a/2.wav\n", "line 2: .* a blank after what ends as"),
+    "two paths": (TRAIN, "ann a/1.wav\n1 a/1.wav a/2.wav\n", "line 2: .* a blank after the suffix"),
     "path and length": (TRAIN, "a/1.wav 3.2\n", "line 1: expected `speaker path`"),
     "trials for training": (TRAIN, "a/1.wav a/2.wav target\n", "line 1: expected `speaker path`"),
-    "unknown names": (TRAIN, "who,where\nann,a/1.wav\n", "'who,where' .* call them speaker and path"),
-    "no speaker": (TRAIN, "id,file\nx,a/1.wav\n", "'id', 'file' none is known as speaker"),
+    "unknown names": (TRAIN, "who,where\nann,a/1.wav\n", "'who,where' .* call the columns speaker and path"),
+    "no speaker": (TRAIN, "id,file\nx,a/1.wav\n", "no column of 'id', 'file' is known as speaker"),
     "two paths in a table": (TRAIN, "file,wav,spk\nx,a/1.wav,ann\n", "'file' and 'wav' can both be the path"),
     "a short line": (TRAIN, "file,spk\na/1.wav\n", "line 2: expected `speaker path`"),
     "a key that comes late": (
@@ -183,7 +183,7 @@ WRONG = {
         '{"wav": "a/1.wav", "spk": "ann"}\n{"wav": "a/1.wav", "spk": "ann", "offset": 3, "duration": 2}\n',
         "line 2: .*is not in the first line: give it there too",
     ),
-    "a later array": (TRAIN, '{"wav": "a/1.wav", "spk": "ann"}\n["b"]\n', "line 2: .* is no JSON object"),
+    "a later array": (TRAIN, '{"wav": "a/1.wav", "spk": "ann"}\n["b"]\n', "line 2: .* is not a JSON object"),
     "comma and blank": (TRAIN, "ann,my a/1.wav\n", "line 1: 'ann,my a/1.wav' can be split at its comma and"),
     "broken JSON": (TRAIN, '{"wav": "a/1.wav",\n"spk": "ann"}\n', "line 1: "),
     "start of what": (TRAIN, "file,spk,start,stop\na/1.wav,ann,0,48000\n", "line 2: .* seconds or samples"),
@@ -194,8 +194,8 @@ WRONG = {
         "a/1.wav a/2.wav 1 0\nb/1.wav a/1.wav 0 1\n",
         "`enrolment test target` or `enrolment test score target`. Name the columns",
     ),
-    "no label": (TRIALS, "enrol,test\na/1.wav,a/2.wav\n", "'enrol', 'test' none is known as target"),
-    "blanks": (TRIALS, "1 my a/1.wav a/2.wav\n", "line 1: .* Paths with blanks in them need tabs"),
+    "no label": (TRIALS, "enrol,test\na/1.wav,a/2.wav\n", "no column of 'enrol', 'test' is known as target"),
+    "blanks": (TRIALS, "1 my a/1.wav a/2.wav\n", "line 1: .* Paths with blanks need tabs"),
     "up": (TRIALS, "1 a/1.wav ../b.wav\n", r"the path '../b.wav' has a '..' in it"),
     "which is the label": (LABELS, "a/1.wav loud ann\n", "`path label speaker` or `path speaker label`"),
     "empty": (TRAIN, "\n", "is empty"),
@@ -213,7 +213,7 @@ def test_rows__what_is_wrong_or_has_two_readings_is_a_sentence(
 
 
 def test_list_blocks__a_folder_that_is_no_list_says_what_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is a folder, and no Kaldi folder, .*prepare_data folder"):
+    with pytest.raises(ValueError, match="is a folder, but not a Kaldi folder .*prepare_data folder"):
         next(list_text.list_blocks(tmp_path.parent, tmp_path.name))
 
 

@@ -55,11 +55,11 @@ def test_open_corpus__sets_speakers_aside_and_then_takes_a_fraction(root: Path) 
     data = DataConfig(root=str(root), train_lists=("one", "two"))
     manifest, held_out = open_corpus(data, 0, seed=3)
     assert len(manifest) == 5 and held_out is None
-    wanted, kept = hold_out_speakers(manifest, 1, 3), open_corpus(data, 1, seed=3)
-    assert [part.paths for part in kept] == [part.paths for part in wanted]
+    expected, kept = hold_out_speakers(manifest, 1, 3), open_corpus(data, 1, seed=3)
+    assert [part.paths for part in kept] == [part.paths for part in expected]
     fewer, same = open_corpus(replace(data, fraction=0.5), 1, seed=3)
-    assert same.paths == wanted[1].paths
-    assert len(fewer) == round(len(wanted[0]) / 2) and set(fewer.paths) < set(wanted[0].paths)
+    assert same.paths == expected[1].paths
+    assert len(fewer) == round(len(expected[0]) / 2) and set(fewer.paths) < set(expected[0].paths)
     with pytest.raises(ValueError, match="3 speakers cannot be held out of 3"):
         open_corpus(data, 3, seed=3)
 
@@ -261,7 +261,7 @@ def test_find_recordings__of_a_file_a_folder_or_any_list(root: Path) -> None:
     _, (note,) = find_recordings(
         "c", root
     )  # a path that is not in the working directory is searched below the root
-    assert note == "1 files are left out: their names are not of audio files (notes.txt)"
+    assert note == "1 files are left out: they lack the suffix of an audio file (notes.txt)"
     assert find_recordings("one", root) == (named["one"], ())
     (root / "empty").mkdir()
     with pytest.raises(ValueError, match="empty holds no audio files, nor a Kaldi folder"):

@@ -100,14 +100,14 @@ def test_earliest__an_error_of_the_stream_is_raised() -> None:
 def test_train_batches__equal_plain_batches_bit_for_bit(demo_corpus: Path, ray_session: None) -> None:
     plan, maker = plan_and_maker(demo_corpus)
     for steps, ranks in (((1, 10), {}), ((6, 9), {"rank": 1, "world_size": 2})):
-        made = list(train_batches(plan, maker, *steps, utterances_per_block=8, data_tasks=2, **ranks))
-        wanted = list(plain_batches(plan, maker, *steps, **ranks))
-        for batch, reference in zip(made, wanted, strict=True):
+        batches = list(train_batches(plan, maker, *steps, utterances_per_block=8, data_tasks=2, **ranks))
+        expected = list(plain_batches(plan, maker, *steps, **ranks))
+        for batch, reference in zip(batches, expected, strict=True):
             assert batch.keys() == reference.keys()
             for name, column in reference.items():
                 assert batch[name].dtype == column.dtype and torch.equal(batch[name], column)
-    assert made[0]["views"].dtype == torch.int16 and made[0]["local"].shape == (4, 3, 4000)
-    made[0]["views"].add_(1)  # writable, unlike memory of the object store
+    assert batches[0]["views"].dtype == torch.int16 and batches[0]["local"].shape == (4, 3, 4000)
+    batches[0]["views"].add_(1)  # writable, unlike memory of the object store
 
 
 @pytest.mark.slow

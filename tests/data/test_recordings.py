@@ -29,10 +29,10 @@ def mixed_corpus(demo_corpus: Path, tmp_path_factory: pytest.TempPathFactory) ->
     lines = (root / LIST).read_text().splitlines()
     forms = [(44100, 2, "PCM_24", "wav"), (16000, 1, "FLOAT", "wav"), (48000, 2, "PCM_16", "flac")]
     for i, (rate, channels, subtype, suffix) in enumerate(forms):
-        for place in ("voxceleb2/other", "musan_split/noise/other"):
-            (root / place).mkdir(parents=True, exist_ok=True)
+        for folder in ("voxceleb2/other", "musan_split/noise/other"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
             audio = rng.uniform(-0.4, 0.4, (3 * rate, channels))
-            soundfile.write(root / place / f"{i}.{suffix}", audio, rate, subtype=subtype)
+            soundfile.write(root / folder / f"{i}.{suffix}", audio, rate, subtype=subtype)
         lines.append(f"other{i} voxceleb2/other/{i}.{suffix}")
     room = rng.normal(size=3000) * 10.0 ** (-np.arange(3000) / 1000) * 300
     soundfile.write(root / "simulated_rirs/loud.wav", room, 16000, subtype="FLOAT")
@@ -57,7 +57,7 @@ def stored_corpus(packed_corpus: Path, object_storage: ObjectStorage) -> str:
 
 
 @pytest.fixture(params=["folder", "file URI", "object storage"])
-def packed_place(request: pytest.FixtureRequest, packed_corpus: Path) -> str:
+def packed_root(request: pytest.FixtureRequest, packed_corpus: Path) -> str:
     if request.param == "object storage":
         return str(request.getfixturevalue("stored_corpus"))
     return f"file://{packed_corpus}" if request.param == "file URI" else str(packed_corpus)
@@ -65,9 +65,9 @@ def packed_place(request: pytest.FixtureRequest, packed_corpus: Path) -> str:
 
 @pytest.mark.parametrize("is_augmented", [True, False])
 def test_packed__training_gets_the_very_same_samples(
-    mixed_corpus: Path, packed_place: str, is_augmented: bool
+    mixed_corpus: Path, packed_root: str, is_augmented: bool
 ) -> None:
-    manifest = read_train_lists(packed_place, (LIST,))
+    manifest = read_train_lists(packed_root, (LIST,))
     assert manifest.paths == read_train_lists(mixed_corpus, (LIST,)).paths
     noise = augmentation_settings("noise", speech_files=[1, 3])
     augment = (augmentation_settings("reverb"), noise) if is_augmented else ()
@@ -75,7 +75,7 @@ def test_packed__training_gets_the_very_same_samples(
     rows = {name: np.arange(size) for name in ("sample", "utterance")}
     rows["epoch"] = np.full(size, 3)
     batches = []
-    for root in (str(mixed_corpus), packed_place):
+    for root in (str(mixed_corpus), packed_root):
         data = DataConfig(root=root, augment=augment, speeds=(0.9, 1.0, 1.1))
         maker = ViewMaker(manifest, (("views", 2, 1.0, False), ("local", 1, 0.3, False)), data, seed=4)
         batches.append(pickle.loads(pickle.dumps(maker)).make_batch(rows))
@@ -157,7 +157,7 @@ def test_open_recordings__damage_is_named(packed_corpus: Path, tmp_path: Path) -
     (copy / "index.parquet").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="index.parquet cannot be read"):
         open_recordings(copy)
-    with pytest.raises(FileNotFoundError, match="is no packed folder.*prepare_data pack FOLDER --out PACKED"):
+    with pytest.raises(FileNotFoundError, match="not a packed folder.*prepare_data pack FOLDER --out PACKED"):
         Packed(str(tmp_path))
 
 

@@ -30,7 +30,7 @@ def test_augment__names_choose_files_in_the_order_given() -> None:
     [
         ([], r"speeds is \[\]"),
         ([0.9, 3.0], r"speeds\[1\] is 3"),
-        ([0.93], r"speeds\[0\] is 0.93: no fraction .* the nearest is 0.9285714285714286"),
+        ([0.93], r"speeds\[0\] is 0.93: not a fraction .* the nearest is 0.9285714285714286"),
     ],
 )
 def test_speeds__impossible_ones_are_named(value: list, sentence: str) -> None:

@@ -29,9 +29,9 @@ def test_read__equals_polyphase_resampling(noise_file: Path, speed: Fraction) ->
         found = recording.read_int16(0, recording.num_samples)
     with open_audio(noise_file) as file:
         samples = file.read_int16(0, file.num_samples).astype(np.float64)
-    wanted = resample_poly(samples, up, down, window=low_pass(up, down).astype(np.float64))
-    assert len(found) == len(wanted)
-    assert np.abs(found - wanted).max() < 0.51  # rounding to 16 bits and float32
+    expected = resample_poly(samples, up, down, window=low_pass(up, down).astype(np.float64))
+    assert len(found) == len(expected)
+    assert np.abs(found - expected).max() < 0.51  # rounding to 16 bits and float32
 
 
 @pytest.mark.parametrize("speed", SPEEDS)

@@ -40,7 +40,7 @@ def dry_maker(root: Path, manifest: Manifest, groups: tuple = GROUPS, **settings
     return ViewMaker(manifest, groups, DataConfig(root=str(root), **{"augment": (), **settings}), 1)
 
 
-def made(maker: ViewMaker, epoch: int, utterance: int) -> tuple[dict[str, np.ndarray], int]:
+def sample(maker: ViewMaker, epoch: int, utterance: int) -> tuple[dict[str, np.ndarray], int]:
     """Return the views of one sample, and the unreadable utterance that was replaced, or -1."""
     row = {"sample": 0, "epoch": epoch, "utterance": utterance}
     batch = maker.make_batch({name: np.array([value]) for name, value in row.items()})
@@ -56,28 +56,28 @@ def test_make__same_bits_in_any_order_batch_and_copy(demo_corpus: Path) -> None:
     )
     maker = maker_of(demo_corpus, speeds=(0.9, 1.0, 1.1), view_groups=groups, augment=augment)
     rows = Plan(32, 8, seed=5).rows(2, 6)
-    whole = maker.make_batch(rows)
-    assert whole["views"].dtype == np.int16 and whole["views"].shape == (32, 2, 16000)
-    assert set(whole["bad_utterance"]) == {-1}
+    full = maker.make_batch(rows)
+    assert full["views"].dtype == np.int16 and full["views"].shape == (32, 2, 16000)
+    assert set(full["bad_utterance"]) == {-1}
     for part in ([5], [30, 2, 9], list(range(31, -1, -1))):
         batch = pickle.loads(pickle.dumps(maker)).make_batch({name: rows[name][part] for name in rows})
         for name, column in batch.items():
-            assert np.array_equal(column, whole[name][part])
+            assert np.array_equal(column, full[name][part])
 
 
 def test_make__epoch_utterance_view_and_seed_all_matter(demo_corpus: Path) -> None:
     maker = maker_of(demo_corpus)
-    views = made(maker, 0, 1)[0]["views"]
+    views = sample(maker, 0, 1)[0]["views"]
     assert not np.array_equal(views[0], views[1])
-    for other in (made(maker, 1, 1), made(maker, 0, 2), made(maker_of(demo_corpus, seed=6), 0, 1)):
+    for other in (sample(maker, 1, 1), sample(maker, 0, 2), sample(maker_of(demo_corpus, seed=6), 0, 1)):
         assert not np.array_equal(other[0]["views"], views)
 
 
 def test_make__a_crop_is_a_piece_of_the_file_or_repeats_a_short_one(tmp_path: Path) -> None:
     maker = dry_maker(tmp_path, ramp_corpus(tmp_path, [30000, 8000]))
-    for view in made(maker, 0, 0)[0]["views"]:
+    for view in sample(maker, 0, 0)[0]["views"]:
         assert np.array_equal(np.diff(view.astype(int)), np.ones(15999))
-    for view in made(maker, 0, 1)[0]["views"]:
+    for view in sample(maker, 0, 1)[0]["views"]:
         assert np.array_equal(view, np.tile(np.arange(8000), 2))
 
 
@@ -85,7 +85,7 @@ def test_make__disjoint_crops_do_not_overlap(tmp_path: Path) -> None:
     manifest, data = ramp_corpus(tmp_path, [32000, 32767, 20000]), DataConfig(root=str(tmp_path), augment=())
     maker = ViewMaker(manifest, GROUPS, data, 1, are_disjoint=True)
     for epoch in range(30):
-        starts = [sorted(int(view[0]) for view in made(maker, epoch, i)[0]["views"]) for i in range(3)]
+        starts = [sorted(int(view[0]) for view in sample(maker, epoch, i)[0]["views"]) for i in range(3)]
         assert starts[0] == [0, 16000]
         assert starts[1][1] - starts[1][0] >= 16000
         assert starts[2] == [0, 4000]
@@ -98,7 +98,7 @@ def test_make__one_speed_for_all_views_of_a_sample(tmp_path: Path) -> None:
     maker = dry_maker(tmp_path, manifest, speeds=(0.9, 1.0, 1.1))
     seen = set()
     for epoch in range(20):
-        views = made(maker, epoch, 0)[0]["views"]
+        views = sample(maker, epoch, 0)[0]["views"]
         peaks_hz = [int(np.argmax(np.abs(np.fft.rfft(view * np.hanning(16000))))) for view in views]
         assert peaks_hz[0] == peaks_hz[1]
         seen.add(peaks_hz[0])
@@ -112,7 +112,7 @@ def test_make__bad_utterance_is_replaced_and_named(tmp_path: Path) -> None:
     maker = dry_maker(tmp_path, manifest)
     (tmp_path / "4.wav").write_text("nothing")
     # Any utterance may replace it, the same one for both views and at every call.
-    replaced, again = ([made(maker, epoch, 4) for epoch in range(10)] for _ in range(2))
+    replaced, again = ([sample(maker, epoch, 4) for epoch in range(10)] for _ in range(2))
     for (views, bad), (same, _) in zip(replaced, again, strict=True):
         assert bad == 4 and np.array_equal(views["views"], same["views"])
     assert len({int(np.sign(views["views"][0][0])) for views, _ in replaced}) == 2
@@ -127,7 +127,7 @@ def test_make__nothing_readable_ends_with_a_sentence(tmp_path: Path) -> None:
     for i in range(3):
         (tmp_path / f"{i}.wav").unlink()
     with pytest.raises(AudioError, match="21 recordings in a row cannot be read; .*does not exist"):
-        made(maker, 0, 1)
+        sample(maker, 0, 1)
 
 
 def test_make_batch__bad_noise_is_replaced_and_named(demo_corpus: Path, tmp_path: Path) -> None:
@@ -147,13 +147,13 @@ def test_explain__silence_is_a_fault_of_a_rir(demo_corpus: Path, tmp_path: Path)
     maker = maker_of(root, augment=(augmentation_settings("reverb"),))
     path = Path(maker.explain("bank_files", 2)[0])
     soundfile.write(path, np.zeros(900), 16000)
-    assert maker.explain("bank_files", 2) == (str(path), f"{path} is silent: it is no impulse response.")
+    assert maker.explain("bank_files", 2) == (str(path), f"{path} is silent: it is not an impulse response.")
 
 
 def test_make_batch__clean_views_of_the_form_of_augmented_ones_are_their_crops(tmp_path: Path) -> None:
     manifest = ramp_corpus(tmp_path, [32000])
     groups = (("views", 1, 0.5, False), ("clean", 1, 0.5, True), ("long", 1, 1.0, True))
-    views, _ = made(dry_maker(tmp_path, manifest, groups), 0, 0)
+    views, _ = sample(dry_maker(tmp_path, manifest, groups), 0, 0)
     assert np.array_equal(views["views"], views["clean"])
     assert views["long"][0, 0] not in views["views"][0, :1]
 
@@ -162,11 +162,11 @@ def test_make_batch__clean_views_are_crops_at_the_speed_of_their_sample(tmp_path
     manifest = ramp_corpus(tmp_path, [30000])
     groups = (("views", 2, 1.0, False), ("clean", 2, 1.0, True))
     gain = (augmentation_settings("gain", level_db=[-6.0206, -6.0206]),)
-    batch, _ = made(dry_maker(tmp_path, manifest, groups, augment=gain), 0, 0)
+    batch, _ = sample(dry_maker(tmp_path, manifest, groups, augment=gain), 0, 0)
     slopes = [np.diff(view.astype(float)).mean() for view in (*batch["views"], *batch["clean"])]
     assert np.allclose(slopes, [0.5, 0.5, 1.0, 1.0], atol=1e-3)
     fast = dry_maker(tmp_path, manifest, groups, augment=gain, speeds=(2.0,))
-    for view in made(fast, 0, 0)[0]["clean"]:
+    for view in sample(fast, 0, 0)[0]["clean"]:
         assert np.allclose(np.diff(view.astype(float))[100:12000].mean(), 2.0, atol=0.01)
 
 
@@ -179,12 +179,12 @@ def test_make_batch__tells_utterances_and_only_if_asked_speakers(tmp_path: Path)
     (tmp_path / "0.wav").write_text("nothing")
     data = DataConfig(root=str(tmp_path), augment=())
     batch = ViewMaker(manifest, GROUPS, data, 1).make_batch(rows)
-    heard = batch["utterance"].tolist()  # utterance 0 is replaced; id and speaker are the replacement's
-    assert heard[::2] == [3, 2] and heard[1] in (1, 2, 3) and batch["sample"].tolist() == [8, 9, 10]
-    assert batch["views"][:, 0, 0].tolist() == heard
+    utterances = batch["utterance"].tolist()  # utterance 0 is replaced; id and speaker are the replacement's
+    assert utterances[::2] == [3, 2] and utterances[1] in (1, 2, 3) and batch["sample"].tolist() == [8, 9, 10]
+    assert batch["views"][:, 0, 0].tolist() == utterances
     assert batch["bad_utterance"].tolist() == [-1, 0, -1] and "speaker" not in batch
     labelled = ViewMaker(manifest, GROUPS, data, 1, needs_labels=True).make_batch(rows)
-    assert labelled.pop("speaker").tolist() == manifest.speakers[heard].tolist()
+    assert labelled.pop("speaker").tolist() == manifest.speakers[utterances].tolist()
     assert all(np.array_equal(labelled[name], batch[name]) for name in batch)
 
 
@@ -204,8 +204,8 @@ def test_make_batch__speeds_as_classes_are_those_that_are_heard(tmp_path: Path) 
     assert plain.tolist() == [0, 0, 1, 1] * 6 and np.array_equal(views, same_views)
     # The slope of the ramp is the speed.
     slopes = np.diff(views[:, 0].astype(float))[:, 100:-100].mean(axis=1)
-    heard = [int(np.argmin(np.abs(np.array(speeds) - slope))) for slope in slopes]
-    assert classes.tolist() == (plain + 2 * np.array(heard)).tolist() and set(heard) == {0, 1, 2}
+    indices = [int(np.argmin(np.abs(np.array(speeds) - slope))) for slope in slopes]
+    assert classes.tolist() == (plain + 2 * np.array(indices)).tolist() and set(indices) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.5])
@@ -213,10 +213,10 @@ def test_make_batch__speed_probability_is_the_share_that_draws_a_speed(tmp_path:
     settings = {"speeds": (1.0, 2.0), "speeds_are_classes": True}
     always, views = speakers_and_views(tmp_path, **settings)
     classes, some_views = speakers_and_views(tmp_path, **settings, speed_probability=probability)
-    kept = classes == always
-    assert np.array_equal(views[kept], some_views[kept]) and set(classes[~kept]) <= {0, 1}
-    num_fast, most = ((column > 1).sum() for column in (classes, always))
-    assert 0 < num_fast < most if probability else num_fast == 0
+    is_same = classes == always
+    assert np.array_equal(views[is_same], some_views[is_same]) and set(classes[~is_same]) <= {0, 1}
+    num_fast, num_fast_always = ((column > 1).sum() for column in (classes, always))
+    assert 0 < num_fast < num_fast_always if probability else num_fast == 0
 
 
 def simulator_of(root: Path, seed: int = 1) -> ChannelSimulator:
@@ -226,10 +226,10 @@ def simulator_of(root: Path, seed: int = 1) -> ChannelSimulator:
 def test_simulator__is_repeatable_and_differs_by_version_path_and_seed(demo_corpus: Path) -> None:
     first, second = read_trials(demo_corpus, "trials").paths[:2]
     simulator = simulator_of(demo_corpus)
-    heard = simulator.read(first, 0)
-    assert heard.dtype == np.float32 and heard.shape == read_whole(demo_corpus / first).shape
-    assert np.array_equal(simulator_of(demo_corpus).read(first, 0), heard)
+    waveform = simulator.read(first, 0)
+    assert waveform.dtype == np.float32 and waveform.shape == read_whole(demo_corpus / first).shape
+    assert np.array_equal(simulator_of(demo_corpus).read(first, 0), waveform)
     others = [simulator.read(first, 1), simulator.read(second, 0)]
     for other in [*others, simulator_of(demo_corpus, seed=2).read(first, 0)]:
-        length = min(len(other), len(heard))
-        assert not np.array_equal(other[:length], heard[:length])
+        length = min(len(other), len(waveform))
+        assert not np.array_equal(other[:length], waveform[:length])

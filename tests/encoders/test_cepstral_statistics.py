@@ -16,7 +16,7 @@ def test_cepstral_statistics__default_has_as_many_parameters_as_stated() -> None
 
 
 def test_config__more_cepstra_than_bands_are_refused() -> None:
-    with pytest.raises(ValueError, match="num_cepstra is 65, but 64 mel bands give no more than as many"):
+    with pytest.raises(ValueError, match="num_cepstra is 65, but 64 mel bands give at most 64 cepstra"):
         CepstralStatistics.Config(num_cepstra=65)
 
 

@@ -34,16 +34,16 @@ def ecapa(package: str, **settings: Any) -> nn.Module:
     return module.ECAPA_TDNN(40, **widths)
 
 
-def of_wespeaker(name: str, kind: str, **settings: Any) -> nn.Module:
+def wespeaker_model(name: str, kind: str, **settings: Any) -> nn.Module:
     return getattr(peer_module(f"wespeaker.models.{name}"), kind)(**settings)
 
 
 def redimnet_of_wespeaker(size: str) -> nn.Module:
-    return of_wespeaker("redimnet", f"ReDimNet{size}")
+    return wespeaker_model("redimnet", f"ReDimNet{size}")
 
 
 def campplus_of_wespeaker() -> nn.Module:
-    module = of_wespeaker("campplus", "CAMPPlus", feat_dim=80, embed_dim=24)
+    module = wespeaker_model("campplus", "CAMPPlus", feat_dim=80, embed_dim=24)
     # wespeaker's pooling adds 1e-7 to variances, which matters for channels that are always 0.
     module.xvector.stats = peer_module("speakerlab.models.campplus.layers").StatsPool()
     return module
@@ -56,21 +56,21 @@ CASES: dict[tuple[str, str], tuple[Any, dict[str, Any]]] = {
         {"aggregation_channels": 192, "embedding_dim": 24},
     ),
     ("wespeaker", "ecapa_tdnn"): (
-        lambda: of_wespeaker(
+        lambda: wespeaker_model(
             "ecapa_tdnn", "ECAPA_TDNN", channels=64, feat_dim=40, embed_dim=24, global_context_att=True
         ),
         {"form": "wespeaker", "has_global_context": True, "embedding_batchnorm": False},
     ),
     ("wespeaker", "ecapa_tdnn, batch norm"): (
-        lambda: of_wespeaker("ecapa_tdnn", "ECAPA_TDNN", channels=64, embed_dim=24, emb_bn=True),
+        lambda: wespeaker_model("ecapa_tdnn", "ECAPA_TDNN", channels=64, embed_dim=24, emb_bn=True),
         {"has_global_context": False, "embedding_batchnorm": True, "aggregation_channels": 1536},
     ),
     ("wespeaker", "resnet"): (
-        lambda: of_wespeaker("resnet", "ResNet34", feat_dim=80, embed_dim=24),
+        lambda: wespeaker_model("resnet", "ResNet34", feat_dim=80, embed_dim=24),
         {"depth": 34, "width": 32},
     ),
     ("wespeaker", "resnet, bottlenecks"): (
-        lambda: of_wespeaker("resnet", "ResNet50", feat_dim=40, embed_dim=24),
+        lambda: wespeaker_model("resnet", "ResNet50", feat_dim=40, embed_dim=24),
         {"depth": 50, "embedding_dim": 24},
     ),
     ("wespeaker", "redimnet"): (lambda: redimnet_of_wespeaker("B1"), {"size": "b1"}),
@@ -106,7 +106,7 @@ def randomized(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def kinds_of(project: str) -> list[Any]:
+def encoder_classes(project: str) -> list[Any]:
     kinds = [registry.find("encoders", name) for name in registry.names("encoders")]
     return [kind for kind in kinds if project in kind.peer_names]
 
@@ -117,7 +117,7 @@ def test_find_encoders__gives_the_settings_and_the_embeddings_of_the_peer(case: 
     make, expected = CASES[case]
     theirs = randomized(make())
     tensors = {f"model.{key}": value for key, value in theirs.state_dict().items()}
-    found = find_encoders(tensors, project, kinds_of(project))
+    found = find_encoders(tensors, project, encoder_classes(project))
     assert list(found) == ["model."]
     settings, weights = found["model."]
     assert (settings["name"], settings | expected) == (name, settings)
@@ -156,7 +156,7 @@ def test_find_encoders__knows_student_and_teacher_of_the_first_sslsv(num_mels: i
     weights["features_extractor.0.spectrogram.window"] = torch.hann_window(400)
     tensors = {f"model.{part}.{k}": v for part in ("encoder", "encoder_momentum") for k, v in weights.items()}
     tensors["model.head.mlp.0.weight"] = torch.zeros(3)
-    found = find_encoders(tensors, "upstream", kinds_of("upstream"))
+    found = find_encoders(tensors, "upstream", encoder_classes("upstream"))
     assert list(found) == ["model.encoder.", "model.encoder_momentum."]
     result = found["model.encoder."]
     assert result.settings["features"] == {"window": "hann", "num_mels": num_mels}
@@ -169,24 +169,24 @@ def test_find_encoders__knows_student_and_teacher_of_the_first_sslsv(num_mels: i
     [
         (
             lambda state: {"conv1.weight": state["conv1.weight"]},
-            "no tensor has the name of one of its layers",
+            "no tensor has the name of one of their layers",
         ),
-        (lambda state: state | {"seg_2.weight": torch.zeros(1)}, "it has seg_2.weight, which that encoder"),
+        (lambda state: state | {"seg_2.weight": torch.zeros(1)}, "it has seg_2.weight, which resnet lacks"),
         (
             lambda state: {k: v for k, v in state.items() if k != "layer2.0.bn1.weight"},
-            "it lacks 1 tensors, such as blocks.2.layers.1.weight",
+            "it lacks 1 tensors of resnet, such as blocks.2.layers.1.weight",
         ),
         (
             lambda state: state | {"layer4.1.bn2.bias": torch.zeros(9)},
-            r"blocks.7.layers.4.bias in the shape \(9,\), not \(256,\)",
+            r"its blocks.7.layers.4.bias has the shape \(9,\), not \(256,\) as in resnet",
         ),
     ],
     ids=["nothing", "another head", "incomplete", "another size"],
 )
 def test_find_encoders__says_what_does_not_fit(change: Any, sentence: str) -> None:
-    state = of_wespeaker("resnet", "ResNet18", feat_dim=40, embed_dim=16).state_dict()
+    state = wespeaker_model("resnet", "ResNet18", feat_dim=40, embed_dim=16).state_dict()
     with pytest.raises(NoEncoderError, match=sentence):
-        find_encoders(change(dict(state)), "wespeaker", kinds_of("wespeaker"))
+        find_encoders(change(dict(state)), "wespeaker", encoder_classes("wespeaker"))
 
 
 def test_renamed__counts_matches_in_natural_order_and_drops_empty_names() -> None:

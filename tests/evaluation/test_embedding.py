@@ -84,11 +84,11 @@ def test_embedding_by__few_recordings_are_embedded_here_by_threads_that_watch_th
 
 
 def test_embedding_by__no_process_starts_where_nothing_is_to_be_embedded(encoder, folder, files, monkeypatch):
-    kept, _ = counting_store(encoder, folder)[0].get(files, "/")
+    stored, _ = counting_store(encoder, folder)[0].get(files, "/")
     monkeypatch.setattr("sslsv.cluster.connect.connection", None)
     with embedding_by(encoder, 10_000, None, None) as embed:
         rows, _ = EmbeddingStore(encoder, folder, embed).get(files, "/")
-        assert np.array_equal(rows, kept)
+        assert np.array_equal(rows, stored)
         with pytest.raises(TypeError):
             embed(files, "/")
 

@@ -173,5 +173,5 @@ def test_pack_onnx__every_encoder_equals_torch_at_any_length(name):
 def test_traceable__a_recurrent_part_has_no_form_in_onnx():
     encoder = trained_encoder(TINY)
     encoder.context = torch.nn.GRU(8, 8)
-    with pytest.raises(ValueError, match="has a recurrent part"):
+    with pytest.raises(ValueError, match="has recurrent layers"):
         traceable(encoder)

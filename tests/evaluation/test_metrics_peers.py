@@ -33,10 +33,10 @@ def test_error_curve__is_that_of_scikit_learn_and_the_eer_where_it_crosses_the_d
         at = np.arange(len(hit))
 
         def gap(
-            place: float, at: np.ndarray = at, x: np.ndarray = false_alarm, y: np.ndarray = 1 - hit
+            threshold: float, at: np.ndarray = at, x: np.ndarray = false_alarm, y: np.ndarray = 1 - hit
         ) -> float:
             # Compare along the curve, because one false-alarm rate may have many miss rates.
-            return float(np.interp(place, at, y) - np.interp(place, at, x))
+            return float(np.interp(threshold, at, y) - np.interp(threshold, at, x))
 
         crossing = brentq(gap, 0, len(hit) - 1, xtol=1e-14)
         assert curve.eer() == pytest.approx(100 * np.interp(crossing, at, 1 - hit), abs=1e-9)

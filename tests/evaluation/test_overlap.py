@@ -16,17 +16,17 @@ from sslsv.prepare_data.pack import pack
 from sslsv.runs.folder import RunFolder
 
 
-def voice(path: Path, seed: int) -> None:
+def write_voice(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     soundfile.write(path, rng.uniform(-0.5, 0.5, 8000 + 10 * seed), 16000)
 
 
-def trials_of(root: Path, *people: str, form: str = "{}/v{}/1.wav") -> Path:
+def write_trials(root: Path, *people: str, form: str = "{}/v{}/1.wav") -> Path:
     """Return a folder with a list of all trials between two recordings of each given person."""
-    paths = [(who, form.format(who, i)) for who in people for i in range(2)]
+    paths = [(person, form.format(person, i)) for person in people for i in range(2)]
     for seed, (_, path) in enumerate(paths):
-        voice(root / path, seed)
+        write_voice(root / path, seed)
     pairs = [(a, b) for i, a in enumerate(paths) for b in paths[i + 1 :]]
     (root / "list").write_text("".join(f"{int(a[0] == b[0])} {a[1]} {b[1]}\n" for a, b in pairs))
     return root
@@ -43,7 +43,7 @@ def trained(root: Path, paths: list[str], speakers: list[str]) -> TrainedOn:
     return TrainedOn.of(str(root), manifest)
 
 
-def shared(root: Path, *sources: TrainedOn) -> dict[str, int]:
+def shared_counts(root: Path, *sources: TrainedOn) -> dict[str, int]:
     found = find_overlap(read_trials(root, "list"), str(root), sources)
     return {kind: part["shared"] for kind, part in found.items()}
 
@@ -64,26 +64,26 @@ def shared(root: Path, *sources: TrainedOn) -> dict[str, int]:
 def test_find_overlap__speakers_are_told_from_lists_and_paths(
     tmp_path: Path, trained_on: dict[str, str], speakers: int
 ) -> None:
-    root = trials_of(tmp_path, "id10270", "id10271", "id10272")
+    root = write_trials(tmp_path, "id10270", "id10271", "id10272")
     found = find_overlap(read_trials(root, "list"), str(root), [source(root, **trained_on)])["speakers"]
     assert (found["shared"], found["compared"], found["all"]) == (speakers, 3, 3)
 
 
 def test_find_overlap__a_speaker_whose_folder_and_only_session_are_known_counts_once(tmp_path: Path) -> None:
-    root = trials_of(tmp_path, "anna", "bert", "carl", form="{0}/of_{0}/{1}.wav")
-    assert shared(root, source(root, anna__of_anna__9="anna"))["speakers"] == 1
+    root = write_trials(tmp_path, "anna", "bert", "carl", form="{0}/of_{0}/{1}.wav")
+    assert shared_counts(root, source(root, anna__of_anna__9="anna"))["speakers"] == 1
 
 
 @pytest.mark.parametrize(("path", "speakers"), [("84__9__1", 1), ("9__84__1", 0), ("84__1", 0)])
 def test_find_overlap__mere_numbers_are_speakers_only_at_their_place(
     tmp_path: Path, path: str, speakers: int
 ) -> None:
-    root = trials_of(tmp_path, "84", "85")
-    assert shared(root, source(root, **{path: "none"}))["speakers"] == speakers
+    root = write_trials(tmp_path, "84", "85")
+    assert shared_counts(root, source(root, **{path: "none"}))["speakers"] == speakers
 
 
 def test_describe__equal_names_in_another_corpus_are_a_remark(tmp_path: Path) -> None:
-    root, other = trials_of(tmp_path / "a", "id00800", "id00801"), tmp_path / "b"
+    root, other = write_trials(tmp_path / "a", "id00800", "id00801"), tmp_path / "b"
     theirs = trained(other, ["id00800/v/1.wav"], ["id00800"])
     found = find_overlap(read_trials(root, "list"), str(root), [theirs])
     warnings, remarks = describe("list", found)
@@ -94,13 +94,13 @@ def test_describe__equal_names_in_another_corpus_are_a_remark(tmp_path: Path) ->
 
 def test_describe__names_what_no_path_tells(tmp_path: Path) -> None:
     for i in range(4):
-        voice(tmp_path / f"{i}.wav", i)
+        write_voice(tmp_path / f"{i}.wav", i)
     (tmp_path / "list").write_text("1 0.wav 1.wav\n1 2.wav 3.wav\n0 0.wav 2.wav\n")
     found = find_overlap(read_trials(tmp_path, "list"), str(tmp_path), [source(tmp_path, a="a")])
     assert found["speakers"]["all"] == 0 and found["contents"]["compared"] == 0
     assert describe("list", found)[1] == [
         "list shares none of these with the training: 4 paths of recordings.",
-        "list was not compared with the training by: speakers (no path tells them), 4 contents of "
+        "list was not compared with the training by: speakers (no path names them), 4 contents of "
         "recordings.",
     ]
     assert find_overlap(read_trials(tmp_path, "list"), str(tmp_path), [])["paths"]["compared"] == 0
@@ -110,24 +110,24 @@ def test_describe__names_what_no_path_tells(tmp_path: Path) -> None:
 def test_find_overlap__a_path_is_the_same_in_another_format_and_below_another_root(
     tmp_path: Path, moved: bool
 ) -> None:
-    root = trials_of(tmp_path, "anna", "bert")
+    root = write_trials(tmp_path, "anna", "bert")
     theirs = dataclasses.replace(source(root, anna__v0__1="x"), paths=["anna/v0/1.m4a"])
     theirs = dataclasses.replace(theirs, root="/elsewhere" if moved else str(root))
-    assert shared(root, theirs)["paths"] == 1
+    assert shared_counts(root, theirs)["paths"] == 1
     within = dataclasses.replace(theirs, root=str(root.parent), paths=[f"{root.name}/anna/v0/1.wav"])
-    assert shared(root, within)["paths"] == 1
+    assert shared_counts(root, within)["paths"] == 1
 
 
 def test_find_overlap__a_part_of_a_recording_is_the_recording(tmp_path: Path) -> None:
-    root, copy = trials_of(tmp_path / "a", "id10270", "id10271"), tmp_path / "b"
+    root, copy = write_trials(tmp_path / "a", "id10270", "id10271"), tmp_path / "b"
     copy.mkdir()
     shutil.copy(root / "id10270/v0/1.wav", copy / "renamed.wav")
-    assert shared(root, trained(copy, ["renamed.wav#t=0.1,0.3"], ["x"]))["contents"] == 1
-    assert shared(root, trained(root, ["id10270/v0/1.wav#t=0.1,0.3"], ["x"]))["paths"] == 1
+    assert shared_counts(root, trained(copy, ["renamed.wav#t=0.1,0.3"], ["x"]))["contents"] == 1
+    assert shared_counts(root, trained(root, ["id10270/v0/1.wav#t=0.1,0.3"], ["x"]))["paths"] == 1
 
 
 def test_find_overlap__a_copy_under_another_name_is_found_by_its_content(tmp_path: Path) -> None:
-    root = trials_of(tmp_path, "anna", "bert")
+    root = write_trials(tmp_path, "anna", "bert")
     (root / "other").mkdir()
     shutil.copy(root / "anna/v1/1.wav", root / "other/7.wav")
     shutil.copy(root / "bert/v0/1.wav", root / "other/8.wav")
@@ -139,14 +139,14 @@ def test_find_overlap__a_copy_under_another_name_is_found_by_its_content(tmp_pat
     counts = {"shared": 1, "compared": 4, "all": 4}
     assert found["contents"] == counts | {"examples": ["anna/v1/1.wav (other/7.wav)"]}
     assert describe("list", found)[0] == [
-        "1 of 4 contents of recordings of list were in training: anna/v1/1.wav (other/7.wav). Errors on it "
-        "are no test results."
+        "1 of 4 contents of recordings of list were in training: anna/v1/1.wav (other/7.wav). Error rates "
+        "on it are not test results."
     ]
 
 
 def test_find_overlap__contents_of_packed_folders_are_compared_with_one_another_alone(tmp_path: Path) -> None:
     root, packed, trained = (tmp_path / name for name in ("files", "packed", "trained"))
-    trials_of(root, "anna", "bert")
+    write_trials(root, "anna", "bert")
     pack(root, packed, ["list"])
     (tmp_path / "others").mkdir()
     shutil.copy(root / "anna/v1/1.wav", tmp_path / "others/7.wav")
@@ -163,7 +163,7 @@ def test_find_overlap__contents_of_packed_folders_are_compared_with_one_another_
 def test_find_overlap__content_that_cannot_be_compared_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = trials_of(tmp_path, "anna", "bert")
+    root = write_trials(tmp_path, "anna", "bert")
     for i, name in enumerate(("anna/v1/1.wav", "bert/v0/1.wav", "bert/v0/1.wav")):
         shutil.copy(root / name, root / f"{i}.wav")
     theirs = source(root, **{str(i): "x" for i in range(3)})
@@ -191,11 +191,11 @@ def test_trained_on__the_lists_of_an_imported_encoder_are_not_its_own(small_run:
     shutil.copytree(small_run, imported.root)
     imported.write_json("run.json", {"imported_from": "wespeaker"})
     config = read_config(imported.read("config.yml").decode())
-    told = f"What {imported.location} was trained on is not known: it was imported from wespeaker."
-    assert trained_on(config, imported) == ([], [told])
+    message = f"The training data of {imported.location} is not known: it was imported from wespeaker."
+    assert trained_on(config, imported) == ([], [message])
     tuned = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, init=imported.location))
     found, unknown = trained_on(tuned, RunFolder.at(small_run))
-    assert len(found) == 1 and unknown == [told]
+    assert len(found) == 1 and unknown == [message]
 
 
 def test_trained_on__follows_the_runs_that_a_run_started_from(
@@ -218,4 +218,4 @@ def test_trained_on__follows_the_runs_that_a_run_started_from(
     assert len(one) == 1 and "w.safetensors, from which the run started" in unknown[0]
     lost = dataclasses.replace(first, data=DataConfig(root=str(tmp_path / "gone")))
     nothing, unknown = trained_on(lost, RunFolder(str(tmp_path), "third"))
-    assert not nothing and "third was trained on is not known: " in unknown[0]
+    assert not nothing and "third is not known: " in unknown[0]

@@ -8,7 +8,7 @@ from sslsv.evaluation.plda import Plda, check_speakers, fit_plda
 DIM = 5
 
 
-def drawn(num_speakers=300, dim=DIM, seed=0):
+def draw_embeddings(num_speakers=300, dim=DIM, seed=0):
     """Return embeddings (N, D) drawn from the model, with 1 to 8 recordings per speaker, and the speakers."""
     rng = np.random.default_rng(seed)
     speakers = np.repeat(np.arange(num_speakers), rng.integers(1, 9, size=num_speakers))
@@ -26,18 +26,18 @@ def covariances(plda: Plda) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("lda_dim", [None, 2])
 def test_scores__are_ratios_of_gaussian_densities(lda_dim):
-    rows, speakers = drawn()
+    rows, speakers = draw_embeddings()
     plda = fit_plda(rows, speakers, lda_dim)
     between, within, mean = covariances(plda)
     dim = lda_dim or DIM
     assert plda.lda.shape == (DIM, dim)
     total = between + within
-    same = np.block([[total, between], [between, total]])
+    same_speaker = np.block([[total, between], [between, total]])
     apart = multivariate_normal(mean, total)
     found = plda.normalised(rows)
     enrol, test = np.arange(40), np.arange(40)[::-1] + 5
     expected = [
-        multivariate_normal(np.tile(mean, 2), same).logpdf(np.concatenate([found[i], found[j]]))
+        multivariate_normal(np.tile(mean, 2), same_speaker).logpdf(np.concatenate([found[i], found[j]]))
         - apart.logpdf(found[i])
         - apart.logpdf(found[j])
         for i, j in zip(enrol, test, strict=True)
@@ -64,8 +64,8 @@ def test_two_covariances__finds_the_model_that_data_were_drawn_from():
 @pytest.mark.parametrize(
     ("speakers", "lda_dim", "sentence"),
     [
-        (np.arange(40), None, r"40 training utterances are of 40 speaker\(s\): the lists tell no speakers"),
-        (np.repeat(np.arange(4), 2), None, "needs 5 training utterances more than speakers.*8 of 4"),
+        (np.arange(40), None, r"40 training utterances are of 40 speaker\(s\): the lists do not name"),
+        (np.repeat(np.arange(4), 2), None, "needs at least 5 more training utterances than speakers.*8 of 4"),
         (np.repeat(np.arange(4), 10), 4, "--lda-dim is 4; it must be from 1 to 3"),
     ],
 )

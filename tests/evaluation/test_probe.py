@@ -57,13 +57,13 @@ class Listener(nn.Module):
         return self.hear(waveforms)
 
 
-def heard_by(config: Config, manifest: Manifest) -> tuple[torch.Tensor, Probe]:
+def encoder_inputs(config: Config, manifest: Manifest) -> tuple[torch.Tensor, Probe]:
     """Return the waveforms (N, Q, T) that the encoder receives."""
     listener = Listener(lambda x: torch.randn(len(x), 16), 16)
     probe = Probe(manifest, config)
     probe.measure(Embedder(listener, torch.device("cpu"), "fp32", 2.0))
-    heard = torch.cat(listener.heard)
-    return heard.unflatten(0, (-1, config.evaluation.label_free.views)), probe
+    waveforms = torch.cat(listener.heard)
+    return waveforms.unflatten(0, (-1, config.evaluation.label_free.views)), probe
 
 
 def test_probe__lists_that_leave_some_utterances_out_share_the_others(config):
@@ -85,13 +85,13 @@ def test_measure__is_the_same_for_every_probe_and_every_time(config):
 
 def test_probe__views_are_crops_apart_each_in_a_channel_of_its_own(config):
     manifest = manifest_of(config)
-    heard, probe = heard_by(config, manifest)
-    assert heard.shape == (9, 3, 8000) and heard.dtype == torch.int16
+    waveforms, probe = encoder_inputs(config, manifest)
+    assert waveforms.shape == (9, 3, 8000) and waveforms.dtype == torch.int16
     assert len(set(probe.utterances)) == 9 and probe.describe() == {"utterances": 9, "views": 3}
 
     assert probe.maker.crops_are_disjoint
     dry = dataclasses.replace(config, data=dataclasses.replace(config.data, augment=()))
-    crops, _ = heard_by(dry, manifest)
+    crops, _ = encoder_inputs(dry, manifest)
     assert all(len({int(view.abs().max()) for view in views}) == 3 for views in crops)  # levels
 
 
@@ -127,7 +127,7 @@ def test_measure__leaves_out_and_names_what_cannot_be_read(damaged):
     assert 2 not in probe.utterances and 5 in probe.utterances
     values = probe.measure(embedder_of(config))
     assert {probe.maker.explain("utterances", u)[0] for u in (2, 5)} == set(probe.bad_recordings)
-    assert all(path in why for path, why in probe.bad_recordings.items())
+    assert all(path in reason for path, reason in probe.bad_recordings.items())
     # Neither recording gives a row, so the values equal those of a list without them.
     assert probe._embed(embedder_of(config)).shape[0] == len(manifest) - 2
     assert np.isfinite(list(values.values())).all()

@@ -68,7 +68,7 @@ def test_in_words__names_a_scoring_with_what_it_was_made_with(changes, name, tit
     assert Scorer(Scoring(top=20, **changes), embeddings_of(2), plda).in_words(name) == title
 
 
-def measured(calibration, tmp_path):
+def measure_with(calibration, tmp_path):
     (tmp_path / "mine").write_text("the list")
     item = TrialList("mine", str(tmp_path / "mine"), "", TRIALS, {})
     return measure(item, Scorer(Scoring(replicates=20)), {"cosine": calibration}, embeddings_of(1))
@@ -76,7 +76,7 @@ def measured(calibration, tmp_path):
 
 def test_measure__thresholds_of_calibrated_scores_are_ratios(tmp_path):
     scores = cosine_scores(embeddings_of(1), ENROL, TEST)
-    found = measured(fit_calibration(scores, TRIALS.targets), tmp_path)
+    found = measure_with(fit_calibration(scores, TRIALS.targets), tmp_path)
     raw, calibrated = found.summary["scorings"].values()
     curve = ErrorCurve.of(found.scores["cosine_calibrated"], TRIALS.targets)
     assert calibrated["eer"]["threshold"] == curve.eer_threshold()
@@ -90,7 +90,7 @@ def test_measure__thresholds_of_calibrated_scores_are_ratios(tmp_path):
 
 
 def test_measure__a_calibration_that_says_nothing_is_not_measured(tmp_path):
-    found = measured(Calibration(0.0, 0.0), tmp_path)
+    found = measure_with(Calibration(0.0, 0.0), tmp_path)
     assert list(found.scores) == list(found.summary["titles"]) == ["cosine"]
     (raw,) = found.summary["scorings"].values()
     assert raw["eer"]["value"] < 20
@@ -105,14 +105,14 @@ def test_evaluate__unreadable_validation_recordings_are_refused_or_left_out_and_
     rows[0] = 0
     store = SimpleNamespace(get=lambda _, root: (rows, bad) if root == "train" else (embeddings_of(1), {}))
     encoder = SimpleNamespace(config=build(Config, {"data": {"root": "train"}}))
-    given = encoder, store, Scorer(Scoring(norm="s", replicates=0), embeddings_of(2)), [item], validation
+    arguments = encoder, store, Scorer(Scoring(norm="s", replicates=0), embeddings_of(2)), [item], validation
     with pytest.raises(ValueError, match=r"1 recordings of .* 0\.wav is damaged\. .*--allow-missing"):
-        evaluate(*given, is_lenient=False)
-    (found,), calibrations = evaluate(*given, is_lenient=True)
+        evaluate(*arguments, is_lenient=False)
+    (found,), calibrations = evaluate(*arguments, is_lenient=True)
     is_kept = ENROL != 0  # the lower index of a pair comes first
     scores = cosine_scores(rows, ENROL, TEST)[is_kept]
-    wanted = fit_calibration(scores, TRIALS.targets[is_kept])
-    assert calibrations["cosine"].scale == pytest.approx(wanted.scale, rel=1e-5)
+    expected = fit_calibration(scores, TRIALS.targets[is_kept])
+    assert calibrations["cosine"].scale == pytest.approx(expected.scale, rel=1e-5)
     counts = found.summary["counts"]
     assert (counts["unreadable_validation_recordings"], counts["skipped_validation_trials"]) == (1, 179)
 
@@ -121,7 +121,7 @@ def test_evaluate__unreadable_validation_recordings_are_refused_or_left_out_and_
     ("methods", "sentence"),
     [
         ({"supervised": True}, "by supervised, used them too."),
-        ({"simclr": False, "vicreg": False}, "by simclr and vicreg, used none: these are no self-supervised"),
+        ({"simclr": False, "vicreg": False}, "by simclr and vicreg, used none. The results are not self-"),
         ({"simclr": False, "supervised": True}, "by supervised, used them too."),
     ],
 )

@@ -108,7 +108,7 @@ def test_normalise_scores__of_a_cohort_no_larger_than_top_is_s_norm() -> None:
     ("changes", "sentence"),
     [
         ({"cohort": on_circle(10)}, "The cohort has 1 rows"),
-        ({"kind": "as", "top": 1}, "top is 1: no deviation"),
+        ({"kind": "as", "top": 1}, r"top is 1; 1 value\(s\) have no standard deviation"),
         (
             {"cohort": on_circle(45, 45, 45)},
             "2 of 2 recordings are equally close to all of the 3 cohort rows",

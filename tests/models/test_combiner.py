@@ -55,7 +55,7 @@ def test_combiner__the_loss_is_the_weighted_sum_of_its_terms() -> None:
     [
         ({"projection_terms": ()}, "nothing would train the projector"),
         ({"projection_terms": (), "embedding_terms": ()}, "give one of them a loss"),
-        ({"embedding_terms": (Term(name="vicreg"), Term(name="vicreg"))}, "each loss may be there once"),
+        ({"embedding_terms": (Term(name="vicreg"), Term(name="vicreg"))}, "each loss may occur only once"),
     ],
 )
 def test_combiner_config__impossible_sums_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -74,12 +74,12 @@ def flipped(share: float) -> torch.Tensor:
 def test_crossing__densities_are_equal_there() -> None:
     assert crossing(two_gaussians((-2, 0.3), (1, 0.3))) == pytest.approx(-0.5, abs=1e-9)
     mixture = two_gaussians((-2, 0.7), (1, 0.3), weight=0.8)
-    place = crossing(mixture)
+    crossing_loss = crossing(mixture)
     densities = [
-        w * math.exp(-(((place - m) / d) ** 2) / 2) / d
+        w * math.exp(-(((crossing_loss - m) / d) ** 2) / 2) / d
         for w, m, d in zip(*(part.tolist() for part in mixture), strict=True)
     ]
-    assert -2 < place < 1 and densities[0] == pytest.approx(densities[1], rel=1e-9)
+    assert -2 < crossing_loss < 1 and densities[0] == pytest.approx(densities[1], rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_supervised__a_clean_crop_changes_no_running_statistics() -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"loss": "sphereface2", "gate": {"name": "fixed"}}, "gates go by the cross entropy of aam"),
+        ({"loss": "sphereface2", "gate": {"name": "fixed"}}, "gates use the cross entropy of aam"),
         ({"correction": {}}, "gate.name is none"),
         ({"gate": {"name": "mixture", "start_epoch": 0}}, "start_epoch is 0"),
     ],

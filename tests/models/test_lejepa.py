@@ -35,5 +35,5 @@ def test_lejepa__metrics_are_the_unweighted_terms() -> None:
 
 
 def test_lejepa_config__one_view_is_refused() -> None:
-    with pytest.raises(ValueError, match="there must be two views or more"):
+    with pytest.raises(ValueError, match="two views are needed"):
         LeJEPA.Config(num_long=1, num_short=0)

@@ -130,8 +130,8 @@ def test_multiply_angle__falls_over_the_whole_half_circle_with_the_cosines_gradi
     cosines = COSINES[1:].clone().requires_grad_()
     multiplied = multiply_angle(cosines, factor)
     assert (multiplied.diff() > 0).all()
-    near = cosines.detach().acos() * factor < math.pi
-    assert torch.allclose(multiplied.detach()[near], (factor * cosines.detach().acos()).cos()[near])
+    mask = cosines.detach().acos() * factor < math.pi
+    assert torch.allclose(multiplied.detach()[mask], (factor * cosines.detach().acos()).cos()[mask])
     multiplied.sum().backward()
     assert torch.equal(cosines.grad, torch.ones_like(cosines))
 
@@ -221,7 +221,7 @@ def test_rising_share__is_the_formula_between_beginning_and_end(name, quarter, h
         ({"name": "aam", "value": 2.0}, "less than 1.57"),
         ({"name": "magface", "value": 0.1, "lowest_value": 0.2}, "lowest_value is 0.2, above value"),
         ({"name": "magface", "norm_range": (30.0, 10.0)}, "norm_range is"),
-        ({"schedule": {"name": "cosine", "rise_epochs": (40, 20)}}, "give the beginning"),
+        ({"schedule": {"name": "cosine", "rise_epochs": (40, 20)}}, "give a start of 0 or more"),
         ({"schedule": {"rise_epochs": (0, 40)}}, "nothing rises: name is constant"),
     ],
 )

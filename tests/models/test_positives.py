@@ -112,25 +112,25 @@ def test_sample__takes_an_utterance_of_the_drawn_cluster_that_is_in_the_queue() 
     labels = torch.arange(NUM) % 3
     target = sampler(labels)
     push(target, torch.arange(10, 22))
-    places = target.sample(torch.arange(NUM), draws(NUM))
-    assert torch.equal(labels[target.utterances[places]], labels)  # all from the anchor's cluster
+    slots = target.sample(torch.arange(NUM), draws(NUM))
+    assert torch.equal(labels[target.utterances[slots]], labels)  # all from the anchor's cluster
 
 
 def test_sample__with_one_cluster_is_uniform_over_the_utterances_in_the_queue() -> None:
     target = sampler(torch.zeros(NUM, dtype=torch.int64))
     push(target, torch.arange(5))
-    places = torch.cat([target.sample(torch.arange(NUM), draws(NUM, step)) for step in range(200)])
-    shares = torch.bincount(target.utterances[places], minlength=5) / len(places)
+    slots = torch.cat([target.sample(torch.arange(NUM), draws(NUM, step)) for step in range(200)])
+    shares = torch.bincount(target.utterances[slots], minlength=5) / len(slots)
     assert shares.shape == (5,) and torch.allclose(shares, torch.full((5,), 0.2), atol=0.02)
 
 
 def test_sample__with_a_cluster_for_each_utterance_finds_only_its_own_older_positive() -> None:
     target = sampler(torch.arange(NUM))
     push(target, torch.arange(10, 20))
-    places = target.sample(torch.arange(NUM), draws(NUM))
-    found = places >= 0
+    slots = target.sample(torch.arange(NUM), draws(NUM))
+    found = slots >= 0
     assert torch.equal(found.nonzero().flatten(), torch.arange(10, 20))
-    assert torch.equal(target.utterances[places[found]], torch.arange(10, 20))
+    assert torch.equal(target.utterances[slots[found]], torch.arange(10, 20))
 
 
 def test_sample__takes_the_newest_positive_of_an_utterance() -> None:

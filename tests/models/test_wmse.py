@@ -100,6 +100,6 @@ def test_wmse_config__groups_too_small_for_their_dimensions_are_refused(settings
 
 
 def test_wmse_config__groups_must_fill_the_batch() -> None:
-    sentence = "train.batch_size is 192, which groups of model.group_size 128 do not fill; use a multiple"
+    sentence = "train.batch_size is 192, not a multiple of model.group_size .128.; use a multiple"
     with pytest.raises(ConfigError, match=sentence):
         apply_overrides(Config(), ["model.name=wmse", "train.batch_size=192"])

@@ -158,8 +158,8 @@ def serving(files: dict[str, bytes]) -> Iterator[Server]:
                 status = 401
             if status != 200 or content is None:
                 return self.begin(status, 0)
-            wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-            start = int(wanted[1]) if wanted and server.knows_range else 0
+            byte_range = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            start = int(byte_range[1]) if byte_range and server.knows_range else 0
             if start >= len(content):
                 return self.begin(416, 0, f"bytes */{len(content)}")
             span = f"bytes {start}-{len(content) - 1}/{len(content)}"

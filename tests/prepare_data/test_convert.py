@@ -121,9 +121,9 @@ def test_convert__requests_that_would_mix_things_up_are_refused(
     for name in ("1.wav", "1.mp3"):
         (tmp_path / "a" / name).touch()
     for out, words in (
-        (f"{tmp_path}/a/copy", "choose a place outside"),
+        (f"{tmp_path}/a/copy", "choose a folder outside"),
         (f"{tmp_path}/copy", "would both become"),
-        ("s3://bucket/copy", "s3://bucket/copy is no folder of this machine"),
+        ("s3://bucket/copy", "s3://bucket/copy is not a local folder"),
     ):
         assert main(["convert", str(tmp_path / "a"), "--out", out]) == 2
         assert words in capsys.readouterr().err

@@ -70,8 +70,8 @@ def test_all__broken_off_and_run_again_is_complete_and_fetches_nothing_twice(
     for name, content in voxceleb1_files().items():
         assert (root / name.replace("wav/", "voxceleb1/", 1)).read_bytes() == content
     for name, content in voxceleb2_files().items():
-        place = name.replace("dev/aac/", "voxceleb2/").replace(".m4a", ".wav")
-        assert np.array_equal(soundfile.read(root / place, dtype="int16")[0], decode(content)[0])
+        wav_path = name.replace("dev/aac/", "voxceleb2/").replace(".m4a", ".wav")
+        assert np.array_equal(soundfile.read(root / wav_path, dtype="int16")[0], decode(content)[0])
     found = [path.rpartition("/")[2] for path in tree(root) if path.startswith(("musan_split", "simulated_"))]
     pieces = {"music-fma-0001": 3, "noise-free-sound-0000": 1, "speech-librivox-0002": 2}
     assert found[:6] == [f"{name}_{8 * i:05d}.wav" for name, count in pieces.items() for i in range(count)]
@@ -112,7 +112,7 @@ def test_install__what_the_user_has_linked_is_taken_as_it_is(
         (root / "voxceleb1" / speaker.name).symlink_to(speaker)
     before = tree(mine)
     assert prepare("--only", "voxceleb1", "voxceleb2", "musan", "rirs") == 0
-    assert capsys.readouterr().out.count("your own, as linked") == 4
+    assert capsys.readouterr().out.count("your own linked folder is used") == 4
     assert prepare("--only", "lists", "--held-out-speakers", "0") == 0
     assert "data has these steps: lists." in capsys.readouterr().out  # unchecked corpora are not mentioned
     assert len(read_train_lists(root, ("voxceleb1_train_list",))) == 24
@@ -126,10 +126,10 @@ RECORDINGS = [("id10270", "test", 1), ("id10270", "test", 2), ("id10271", "dev",
 def test_trials__name_recordings_where_they_are_when_unpacked_apart_or_in_another_format(
     prepare: Prepare, tmp_path: Path, pattern: str
 ) -> None:
-    places = [pattern.format(part=part, who=who, n=n) for who, part, n in RECORDINGS]
-    root = put(tmp_path / "data", {f"voxceleb1/{place}": b"" for place in places})
+    paths = [pattern.format(part=part, who=who, n=n) for who, part, n in RECORDINGS]
+    root = put(tmp_path / "data", {f"voxceleb1/{path}": b"" for path in paths})
     assert prepare("--only", "trials") == 0
-    assert sorted(read_trials(root, "trials").paths) == sorted(f"voxceleb1/{place}" for place in places)
+    assert sorted(read_trials(root, "trials").paths) == sorted(f"voxceleb1/{path}" for path in paths)
 
 
 @pytest.mark.parametrize("place", ["musan/noise", "RIRS_NOISES/simulated_rirs/smallroom"])

@@ -26,8 +26,8 @@ def test_make_demo_corpus__has_the_layout_that_training_reads(demo_corpus: Path)
     assert len(manifest) == (8 + 2) * 2 * 2 and manifest.num_speakers == 10
     trials = read_trials(demo_corpus, "trials")
     assert trials.targets.sum() == (~trials.targets).sum() == 3 * 4
-    heard = {path.split("/")[1] for path in trials.paths}
-    assert len(heard) == 3 and not heard & set(manifest.speaker_names)
+    speakers = {path.split("/")[1] for path in trials.paths}
+    assert len(speakers) == 3 and not speakers & set(manifest.speaker_names)
     for path in (*manifest.paths, *trials.paths):
         info = soundfile.info(demo_corpus / path)
         assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
@@ -78,10 +78,10 @@ def test_make_demo_corpus__speakers_differ_more_than_recordings(demo_corpus: Pat
 
 def test_main__reports_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", str(tmp_path / "x"), "--speakers", "1080"]) == 2
-    assert "--speakers is 1080, but ids are there for 1079: give fewer." in capsys.readouterr().err
+    assert "--speakers is 1080, but there are ids for 1079 only: give fewer." in capsys.readouterr().err
     assert main(["demo", str(tmp_path / "x"), "--recordings", "1"]) == 2
     assert "--recordings must be 2 or more" in capsys.readouterr().err
     (tmp_path / "mine").write_text("x")
     assert main(["demo", str(tmp_path)]) == 2
-    assert "is not empty and is no demo corpus" in capsys.readouterr().err
+    assert "is not empty and is not a demo corpus" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -43,9 +43,9 @@ def test_write_list__keeps_every_earlier_version(tmp_path: Path, capsys: pytest.
     states = [line.removeprefix(f"{tmp_path / 'list'} ") for line in capsys.readouterr().out.splitlines()]
     assert states == [
         "is written (1 lines).",
-        "is as it was (1 lines).",
-        "is written, what it was is kept as list.old (1 lines).",
-        "is written, what it was is kept as list.old2 (1 lines).",
+        "is unchanged (1 lines).",
+        "is written (1 lines); the old list is kept as list.old.",
+        "is written (1 lines); the old list is kept as list.old2.",
     ]
     kept = {file.name: file.read_text() for file in tmp_path.iterdir()}
     assert kept == {"list": "c\n", "list.old": "a\n", "list.old2": "b\n"}

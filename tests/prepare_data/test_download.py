@@ -43,7 +43,7 @@ def test_download__goes_on_by_itself_where_the_connection_broke(server: Server, 
 
 def test_download__continues_an_earlier_run_without_fetching_twice(server: Server, tmp_path: Path) -> None:
     server.break_after[NAME] = [1_200_000, *[0] * 6]
-    with pytest.raises(OSError, match=r"broke off 6 times .*; the 1.20MB that came are kept"):
+    with pytest.raises(OSError, match=r"broke off 6 times .*; the 1.20MB received are kept"):
         fetch(server.url, tmp_path)
     assert (tmp_path / f"{NAME}.part").stat().st_size == 1_200_000
     assert fetch(server.url, tmp_path).read_bytes() == CONTENT

@@ -41,8 +41,8 @@ def test_folder__held_out_speakers_are_in_the_trials_and_not_in_the_train_list(f
     for speaker, path in zip(manifest.speakers, manifest.paths, strict=True):
         assert manifest.speaker_names[speaker] == path.split("/")[1].replace(" ", "_")
     trials = read_trials(root, "calls_validation_trials")
-    heard = {path.split("/")[1] for path in trials.paths}
-    assert len(heard) == 2 and not heard & {path.split("/")[1] for path in manifest.paths}
+    speakers = {path.split("/")[1] for path in trials.paths}
+    assert len(speakers) == 2 and not speakers & {path.split("/")[1] for path in manifest.paths}
     assert trials.targets.sum() == 2 and (~trials.targets).sum() == 2  # one recording per session
     for i, j in zip(trials.enrol[trials.targets], trials.test[trials.targets], strict=True):
         assert os.path.dirname(trials.paths[i]) != os.path.dirname(trials.paths[j])
@@ -72,7 +72,7 @@ def test_folder__noises_rooms_and_what_is_no_audio_are_left_out_and_named(
     assert len(paths) == 19
     printed = capsys.readouterr().out
     assert "2 noises and rooms below musan_split and simulated_rirs are left out" in printed
-    assert "2 files are left out: their names are not of audio files (zoe/1.pdf, zoe/9.txt)" in printed
+    assert "2 files are left out: they lack the suffix of an audio file (zoe/1.pdf, zoe/9.txt)" in printed
 
 
 def overrides_of(printed: str) -> list[str]:
@@ -130,11 +130,11 @@ def test_folder__the_overrides_that_are_printed_go_with_every_config(
 @pytest.mark.parametrize(
     ("file", "options", "words"),
     [
-        ("1.wav", "--speaker-from (", "no regular expression"),
+        ("1.wav", "--speaker-from (", "not a regular expression"),
         (
             "1.wav",
             "--speaker-from tpo",
-            "'tpo' is no level, parent or none, and as a regular expression it has no",
+            "'tpo' is not a level, parent or none, and as a regular expression it has no",
         ),
         ("x/1.wav", "--speaker-from (ann)", "finds no speaker in Fay Ray/"),
         ("x/1.wav", "--speaker-from none --held-out-speakers 2", "needs speakers"),
@@ -196,7 +196,7 @@ SPEAKERS = {  # files, and the speakers found from their folders or the error me
         ["id00012"],
     ),
     "VoxCeleb's test speakers": (["id10270/x/1.wav", "id10271/x/1.wav"], "--speaker-from '(id"),
-    "Kaldi": (["wav.scp"], "is a Kaldi folder, a list as it is: data.train_lists=["),
+    "Kaldi": (["wav.scp"], "is a Kaldi folder, usable as a list: data.train_lists=["),
     "nothing": (["readme.txt"], "holds no recordings"),
     "a chosen level": (
         ["dev/ann/1/1.wav", "dev/bob/2/1.wav", "train/cid/4/1.wav"],
@@ -238,7 +238,7 @@ def test_folder__of_voxceleb_says_what_is_left_out_and_pairs_videos(
     assert (
         "read as VoxCeleb" in printed and "1 recordings of VoxCeleb's test speakers are left out" in printed
     )
-    assert "1 recordings are there in two formats or places, and listed once" in printed
+    assert "1 recordings exist in two formats or folders, and are listed once" in printed
     trials = read_trials(tmp_path, "v_validation_trials")
     for i, j in zip(trials.enrol[trials.targets], trials.test[trials.targets], strict=True):
         assert trials.paths[i].split("/")[3] != trials.paths[j].split("/")[3]

@@ -25,10 +25,10 @@ def test_pack__takes_lists_trials_and_banks(corpus: Path, capsys: pytest.Capture
     (corpus / "notes.md").write_text("# Notes\n")
     assert main(["pack", str(corpus)]) == 0
     packed = Packed(str(corpus / "packed"))
-    wanted = sorted(str(path.relative_to(corpus)) for path in corpus.rglob("*.wav"))
+    expected = sorted(str(path.relative_to(corpus)) for path in corpus.rglob("*.wav"))
     folders = ("voxceleb1", "voxceleb2", "musan_split", "simulated_rirs")
-    assert sorted(name for folder in folders for name in packed.find(folder)) == wanted
-    assert len(packed) == len(wanted)
+    assert sorted(name for folder in folders for name in packed.find(folder)) == expected
+    assert len(packed) == len(expected)
     found = set(files_of(corpus / "packed"))
     lists = {"trials", "voxceleb1_train_list", "voxceleb2_train_list"}
     assert found == {*lists, "index.parquet", "shard-00000.int16"}
@@ -44,7 +44,7 @@ def test_pack__again_is_nothing_and_a_shard_that_is_cut_off_is_named(
     assert main(["pack", str(corpus)]) == 0
     before = files_of(corpus / "packed")
     assert main(["pack", str(corpus)]) == 0
-    assert "is there already." in capsys.readouterr().out
+    assert "packed already." in capsys.readouterr().out
     assert files_of(corpus / "packed") == before
     shard = corpus / "packed/shard-00000.int16"
     shard.write_bytes(shard.read_bytes()[:-2])

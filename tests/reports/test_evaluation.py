@@ -17,11 +17,11 @@ METRICS = {
 def scored_list():
     """Return a list of 1,000 Gaussian scores of 12 speakers with 6 recordings each."""
     generator = np.random.default_rng(0)
-    who = np.repeat(np.arange(12), 6)
-    enrol, test = generator.permutation(np.triu_indices(len(who), 1), axis=1)[:, :1000]
-    targets = who[enrol] == who[test]
+    speakers = np.repeat(np.arange(12), 6)
+    enrol, test = generator.permutation(np.triu_indices(len(speakers), 1), axis=1)[:, :1000]
+    targets = speakers[enrol] == speakers[test]
     scores = generator.normal(size=len(enrol)) + 3 * targets
-    paths = [f"vox/id{s}/{i}.wav" for i, s in enumerate(who)]
+    paths = [f"vox/id{s}/{i}.wav" for i, s in enumerate(speakers)]
     scorings = {"cosine": METRICS, "cosine_calibrated": METRICS | {"cllr": {"value": 0.25}}}
     counts = {"trials": 4000, "skipped_trials": 7}
     return SimpleNamespace(

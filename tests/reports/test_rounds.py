@@ -60,18 +60,18 @@ def test_write_rounds_report__shows_stages_clusters_times_and_settings(tmp_path)
 
 
 def test_write_rounds_report__says_where_labels_were_used(tmp_path):
-    sentence = "Purity and NMI with speakers are by a list of labels. They chose nothing."
+    sentence = "Purity and NMI with speakers compare with a list of labels. No choice used it."
     assert sentence in report_of(tmp_path / "with", RECORDS)
     assert sentence not in report_of(tmp_path / "without", RECORDS[:1])
 
 
 def test_write_rounds_report__says_where_test_trials_chose(tmp_path):
-    assert "Test trials chose nothing." in report_of(tmp_path, RECORDS)
+    assert "No choice used test trials." in report_of(tmp_path, RECORDS)
     folder = RunFolder(str(tmp_path), "loop")
     folder.write("loop.yml", b"evaluation: {validation: trials, test: [trials]}\n")
     write_rounds_report(folder)
     page = re.sub(r"\s+", " ", folder.read("report.html").decode())
-    assert "look better than they are" in page and "Test trials chose nothing." not in page
+    assert "look better than they are" in page and "No choice used test trials." not in page
 
 
 def test_write_rounds_report__of_a_loop_that_has_just_begun(tmp_path):

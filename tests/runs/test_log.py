@@ -67,9 +67,9 @@ def test_run_log__a_wandb_that_fails_kills_no_run_and_is_told_once(folder, monke
     log = open_log(folder, wandb="online")
     for step in (1, 2):
         log.write({"step": step, "notice": "It has collapsed."})
-    told = [record["notice"] for record in folder.metrics()]
-    sentence = "wandb can't be used online: no network; the run goes on without it."
-    assert told == [f"{sentence} It has collapsed.", "It has collapsed."]
+    notices = [record["notice"] for record in folder.metrics()]
+    sentence = "wandb can't be used online: no network; the run continues without it."
+    assert notices == [f"{sentence} It has collapsed.", "It has collapsed."]
 
 
 def test_wandb_mode__the_setting_then_the_environment(monkeypatch):

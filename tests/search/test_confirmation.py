@@ -23,7 +23,7 @@ def sweep(tmp_path):
     return found
 
 
-def end(confirmation, *eers):
+def finish_trainings(confirmation, *eers):
     """Finish one training after the other; a training whose EER is None collapses."""
     for eer in eers:
         segment = confirmation.next_segment(at_once=1)
@@ -44,11 +44,11 @@ def test_compare__by_hand():
 
 def test_compare__equal_differences_of_few_seeds_are_no_certainty():
     found = compare(0, "trials", [10.0, 11.0], [9.0, 10.0], level=0.95)
-    assert "which these seeds do not show" in found["verdict"] and (found["low"], found["high"]) == (1, 1)
+    assert "which can't be estimated" in found["verdict"] and (found["low"], found["high"]) == (1, 1)
 
 
 @pytest.mark.parametrize(
-    ("lost", "better"), [(0, "better"), (1, "but other seeds were lost")], ids=["all", "survivors"]
+    ("lost", "better"), [(0, "better"), (1, "lower, but other seeds were lost")], ids=["all", "survivors"]
 )
 def test_compare__a_lasting_difference_is_beyond_the_noise_but_survivors_are_never_better(lost, better):
     low, high = [18.0, 20.0, 19.1], [20.0, 22.1, 21.0]
@@ -79,25 +79,25 @@ def test_confirmation__a_trial_with_the_settings_of_the_base_is_not_compared_wit
     first, *others = (outcome.index for outcome in standing(sweep.history))
     assert first == 0
     if not others:
-        with pytest.raises(ValueError, match="no trial but the base itself can win"):
+        with pytest.raises(ValueError, match="no trial except the base itself can win"):
             Confirmation(sweep, num_best=1, num_seeds=2)
         return
     confirmation = Confirmation(sweep, num_best=1, num_seeds=2)
     assert confirmation.contestants == [None, others[0]]
-    end(confirmation, 20.0, 21.0, 20.5, 21.9)
-    ((found,), said) = confirmation.comparisons()
+    finish_trainings(confirmation, 20.0, 21.0, 20.5, 21.9)
+    ((found,), notes) = confirmation.comparisons()
     assert found["trial"] == others[0] and found["low"] == pytest.approx(1.2 - 0.2 * 12.7062, abs=1e-4)
-    assert said == ["trial 0, the best of the search, has the settings of the base, so it is not compared"]
+    assert notes == ["trial 0, the best of the search, has the settings of the base, so it is not compared"]
 
 
 def test_confirmation__goes_on_where_it_was_and_may_get_more_seeds(sweep):
     first = Confirmation(sweep, num_best=1, num_seeds=2)
-    end(first, 20.0, 18.0)
+    finish_trainings(first, 20.0, 18.0)
     lost = first.next_segment(at_once=1)
     again = Confirmation(sweep, num_best=1, num_seeds=3)
     assert again.next_segment(at_once=1) == lost and again.comparisons()[0] == []
     again.running.clear()
-    end(again, 22.0, 20.5, 21.0, 18.9)
+    finish_trainings(again, 22.0, 20.5, 21.0, 18.9)
     assert again.is_over and not again.folder.has("results.csv")
     ((found,), _) = again.comparisons()
     assert found["seeds"] == 3 and found["base_mean"] == 21.0
@@ -111,12 +111,12 @@ def test_confirmation__goes_on_where_it_was_and_may_get_more_seeds(sweep):
 
 def test_confirmation__what_collapsed_is_left_out_with_its_partner(sweep):
     confirmation = Confirmation(sweep, num_best=1, num_seeds=3)
-    end(confirmation, 20.0, 18.0, 22.0, None)
-    (found, (why,)) = confirmation.comparisons()
+    finish_trainings(confirmation, 20.0, 18.0, 22.0, None)
+    (found, (reason,)) = confirmation.comparisons()
     assert found == []
-    assert f"trial {confirmation.contestants[1]} can't be compared: of 3 seeds it ended with 1," in why
-    assert "the base with 2," in why
-    end(confirmation, 21.0, 18.5)
+    assert f"trial {confirmation.contestants[1]} can't be compared: of 3 seeds, it finished 1" in reason
+    assert "the base 2," in reason
+    finish_trainings(confirmation, 21.0, 18.5)
     ((found,), incomparable) = confirmation.comparisons()
     assert {"seeds": 2, "lost": 1, "base_mean": 20.5, "mean": 18.25}.items() <= found.items()
     assert "2 seeds (1 more lost): EER" in sentence(found) and incomparable == []
@@ -127,7 +127,7 @@ def test_confirmation__what_collapsed_is_left_out_with_its_partner(sweep):
 )
 def test_confirm__says_how_many_there_are_and_fails_where_nothing_is_comparable(sweep, capsys, eers, fails):
     confirmation = Confirmation(sweep, num_best=1, num_seeds=2)
-    end(confirmation, *eers)
+    finish_trainings(confirmation, *eers)
     sweep.history.outcomes[:] = standing(sweep.history)[:1]  # only one trial can win
     slots = Slots(at_once=1, gpus=0.0, resources=ResourcesConfig())
     with pytest.raises(Failed, match="nothing is confirmed") if fails else contextlib.nullcontext():
@@ -138,8 +138,8 @@ def test_confirm__says_how_many_there_are_and_fails_where_nothing_is_comparable(
 @pytest.mark.parametrize(
     ("num_best", "num_seeds", "lists", "sentence"),
     [
-        (0, 3, ("trials",), "--confirm 0: say how many"),
-        (2, 1, ("trials",), "--seeds 1: one training does not tell"),
+        (0, 3, ("trials",), "--confirm 0: give the number"),
+        (2, 1, ("trials",), "--seeds 1: one training does not show"),
         (1, 3, (), r"evaluation\.test is empty"),
     ],
 )

@@ -76,7 +76,7 @@ def test_segments__the_third_fault_of_the_storage_in_a_row_halts_and_nothing_is_
         assert isinstance(segments.suggest(str(number)), dict)
         segments.on_trial_complete(str(number), {"state": "interrupted", "why": "the disk is away"})
     assert segments.suggest("3") == TuneSearcher.FINISHED
-    assert "broke off 3 times in a row, last in trial 1: the disk is away" in sweep.halted
+    assert "was interrupted 3 times in a row, last in trial 1: the disk is away" in sweep.halted
     again = open_sweep(tmp_path, scheduler=Asha(3))
     assert [outcome.index for outcome in again.history.outcomes] == [0]
     assert again.halted is None and again.next_segment(at_once=1).index == 1

@@ -44,12 +44,12 @@ def test_to_distribution__domains_of_ray_become_distributions_of_optuna(written,
 @pytest.mark.parametrize(
     ("written", "sentence"),
     [
-        (0.1, "which is no range of values; use"),
-        (tune.randn(0, 1), "no range of values"),
+        (0.1, "which is not a range of values; use"),
+        (tune.randn(0, 1), "not a range of values"),
         (tune.qloguniform(1e-3, 1, 1e-3), "`step` is not supported when `log` is true"),
-        (tune.sample_from(lambda spec: 1), "no range of values"),
+        (tune.sample_from(lambda spec: 1), "not a range of values"),
         (tune.choice([]), "must contain one or more"),
-        (tune.choice([1, {2, 3}]), "can't be searched as the space has it"),
+        (tune.choice([1, {2, 3}]), "can't be searched as the space defines it"),
         (tune.randint(3, 3), "must hold"),
     ],
 )
@@ -72,12 +72,12 @@ def test_dimension__knows_its_values():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"metric": "err"}, "which never chooses; did you mean 'eer'"),
-        ({"paramters": {}}, "paramters is no part of a Space; did you mean 'parameters'"),
+        ({"metric": "err"}, "which can't select trials; did you mean 'eer'"),
+        ({"paramters": {}}, "paramters is not a field of Space; did you mean 'parameters'"),
         ({"searcher": "optuna"}, "should be 'random', 'grid' or 'tpe'"),
         ({"searcher": "tpe", "scheduler": Halving(), "rung_epochs": (2,)}, "Halving starts all at once"),
-        ({"trials": None}, "say how many to try"),
-        ({"searcher": "grid"}, "nothing with 'grid', which tries all"),
+        ({"trials": None}, "give a number"),
+        ({"searcher": "grid"}, "leave it out with 'grid', which tries all"),
         ({"searcher": "grid", "trials": None}, "model.temperature is a range"),
         ({"parameters": {}}, "parameters"),
         ({"parameters": {"train.epochs": tune.randint(1, 9)}}, "train.epochs can't be searched"),
@@ -91,7 +91,7 @@ def test_dimension__knows_its_values():
         ({"alternatives": {"a": {}}, "tries_base_first": True}, "the base is none of the alternatives"),
         ({"alternatives": ["a"]}, "should be a valid dictionary"),
         ({"scheduler": Asha()}, "give both or none"),
-        ({"scheduler": Asha(), "rung_epochs": (4, 4)}, "trials are compared rising"),
+        ({"scheduler": Asha(), "rung_epochs": (4, 4)}, "with ascending epochs"),
         ({"scheduler": Asha, "rung_epochs": (4,)}, "instance of Halving"),
         ({"gpus_per_trial": 2}, "less than or equal to 1"),
     ],
@@ -143,5 +143,5 @@ def test_load_space__what_goes_wrong_inside_is_a_sentence_with_the_line(
 
 
 def test_load_space__a_missing_file_is_a_sentence(tmp_path):
-    with pytest.raises(FileNotFoundError, match="simcrl.py is no space file"):
+    with pytest.raises(FileNotFoundError, match="simcrl.py is not a space file"):
         load_space(tmp_path / "simcrl.py")

@@ -70,7 +70,7 @@ def test_spaces_of_the_project__there_is_one_for_every_model():
         ({"parameters": {"train.batch_size": tune.uniform(8, 16.5)}}, "should be a whole number"),
         (
             {"parameters": PARTS, "metric": "label_free/lidar"},  # needs equal utterances in all trials
-            "data.fraction can't be searched: what label_free/lidar is measured on",
+            "data.fraction can't be searched: label_free/lidar is measured with",
         ),
         (
             {"alternatives": {"a": {}, "b": {"encoder.frozn": True}}},
@@ -92,7 +92,7 @@ def test_check_trials__held_out_recordings_are_heard_in_the_same_rooms_and_noise
         data=DataConfig(augment=({"name": "noise"},)),
         evaluation=shifted,  # type: ignore[arg-type]
     )
-    with pytest.raises(ValueError, match="data.augment can't be searched: what eer is measured on has the"):
+    with pytest.raises(ValueError, match="data.augment can't be searched: eer is measured with the rooms"):
         check(space(parameters={"data.augment": tune.choice(augment)}), base)
     check(space(parameters={"data.augment": tune.choice(augment[1:])}), base)
     check(space(parameters={"data.augment": tune.choice(augment)}))  # allowed without shifts
@@ -156,8 +156,8 @@ def test_with_overrides__only_what_each_alternative_sets_is_refused(based):
     searched = based(alternatives=WAYS)
     with pytest.raises(ValueError, match="encoder.rate_scale is given, but each alternative of the space"):
         with_overrides(searched, ["encoder.rate_scale=0.5"])
-    given = with_overrides(searched, ["encoder.init=runs/a"])
-    trials = [trial_config(base_config(given), given, {"alternative": name}).encoder for name in WAYS]
+    changed = with_overrides(searched, ["encoder.init=runs/a"])
+    trials = [trial_config(base_config(changed), changed, {"alternative": name}).encoder for name in WAYS]
     assert [(each.init, each.rate_scale) for each in trials] == [(None, 1.0), ("runs/a", 0.1)]
 
 
@@ -183,7 +183,7 @@ def test_trial_config__another_method_keeps_what_all_trials_share(based):
         ("evaluation.criterion=label_free/lidar", r"but a sweep sets it to 'eer'; leave it out"),
         ("train.patience=5", "train.patience is 5, but a sweep sets it to empty"),
         ("train.collapse={action: ignore}", "is 'ignore', but a sweep sets it to 'stop'"),
-        ("evaluation.allow_validation_on_test=true", "the test trials would choose"),
+        ("evaluation.allow_validation_on_test=true", "a sweep would select its best by the test"),
     ],
 )
 def test_base_config__what_every_trial_sets_by_itself_cannot_be_asked_for(based, override, sentence):

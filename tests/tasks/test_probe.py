@@ -64,7 +64,7 @@ def test_run__labels_that_embeddings_tell_are_found(tmp_path, has_speakers):
 
 @pytest.mark.parametrize(
     ("speakers", "sentence"),
-    [(1, None), (2, "the 2 test speakers; of so few"), (12, "the 12 test speakers.")],
+    [(1, None), (2, "the 2 test speakers; with so few"), (12, "the 12 test speakers.")],
 )
 def test_run__intervals_over_few_speakers_are_called_too_narrow_and_over_one_there_are_none(
     tmp_path, speakers, sentence
@@ -141,7 +141,7 @@ def test_run__speakers_that_cannot_be_divided_are_told(tmp_path, monkeypatch):
     # Each pair of four speakers has its own label, so any half of the speakers lacks a label.
     rows = corpus(tmp_path, np.eye(6, DIM), speakers=6, recordings=2)
     lines, pairs = (tmp_path / "train").read_text().splitlines(), np.stack(np.triu_indices(4, 1), 1).ravel()
-    lines = [f"{line.rpartition(' ')[0]} {who}\n" for line, who in zip(lines, pairs, strict=True)]
+    lines = [f"{line.rpartition(' ')[0]} {speaker}\n" for line, speaker in zip(lines, pairs, strict=True)]
     (tmp_path / "train").write_text("".join(lines))
     with pytest.raises(ValueError, match="can't be divided"):
         probe(tmp_path).run(Store(rows))
@@ -162,7 +162,7 @@ def read(root, text):
     return read_label_list(str(root), "list")
 
 
-def checked(root, train, test):
+def check(root, train, test):
     lists = []
     for name, text in (("train", train), ("test", test)):
         (root / name).write_text(text)
@@ -207,14 +207,14 @@ GOOD = "x a0.wav\nx a1.wav\ny b0.wav\ny b1.wav\n"
             "x c0.wav\n",
             "a single speaker: x.*two speakers",
         ),
-        (GOOD, "x c0.wav\nz c1.wav\nw c2.wav\n", r"2 recordings .* has not: w, z; first: c1.wav \(line 2\)"),
+        (GOOD, "x c0.wav\nz c1.wav\nw c2.wav\n", r"2 .* not in .*: w, z; first: c1.wav \(line 2\)"),
         (GOOD, "x c0.wav\nx a1.wav\n", r"1 recordings of .* too: a1.wav \(line 2\)"),
     ],
 )
 def test_check_lists__says_what_keeps_a_probe_from_learning(root, train, test, sentence):
     with pytest.raises(ValueError, match=sentence):
-        checked(root, train, test)
+        check(root, train, test)
 
 
 def test_check_lists__labels_that_are_not_tested_are_no_fault(root):
-    checked(root, GOOD, "x c0.wav\n")
+    check(root, GOOD, "x c0.wav\n")

@@ -68,7 +68,7 @@ def folder(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, settings):
+def reference(tmp_path_factory, settings):
     """Run an undisturbed loop; return its folder and the configs of its trainings."""
     from tests.conftest import batches_without_ray
 
@@ -94,8 +94,8 @@ def weights_of(folder):
     return {run.name: read_checkpoint(run, find_checkpoint(run, "last")).model for run in runs}
 
 
-def test_loop__leaves_a_list_and_a_run_per_round_and_says_what_they_are(whole, demo_corpus, settings):
-    folder, configs = whole
+def test_loop__leaves_a_list_and_a_run_per_round_and_says_what_they_are(reference, demo_corpus, settings):
+    folder, configs = reference
     records = records_of(folder)
     assert [record["stage"] for record in records] == ["round_1", "round_2", "large_margin"]
     manifest, _ = open_training_side(settings())
@@ -117,8 +117,8 @@ def listed_clusters(folder, number):
     return len({line.split()[0] for line in folder.read(f"lists/round_{number}").splitlines()})
 
 
-def test_loop__stages_have_their_settings_and_encoders(whole, small_run):
-    folder, configs = whole
+def test_loop__stages_have_their_settings_and_encoders(reference, small_run):
+    folder, configs = reference
     best = best_of(records_of(folder)[:2])["stage"]
     assert [config.model.margin for config in configs] == [0.1, 0.2, 0.4]
     assert [config.encoder.init for config in configs] == [small_run, small_run, f"{folder.location}/{best}"]
@@ -126,8 +126,8 @@ def test_loop__stages_have_their_settings_and_encoders(whole, small_run):
     assert configs[2].train.epochs == 3
 
 
-def test_loop__the_best_stage_is_that_of_validation(whole):
-    folder, _ = whole
+def test_loop__the_best_stage_is_that_of_validation(reference):
+    folder, _ = reference
     summary, records = folder.read_json("summary.json"), records_of(folder)
     assert summary["best"]["value"] == min(record["value"] for record in records)
     assert summary["run"] == f"{folder.location}/{summary['best']['stage']}"
@@ -135,7 +135,7 @@ def test_loop__the_best_stage_is_that_of_validation(whole):
 
 @pytest.mark.parametrize("moment", ["embedding", "clustering", "between rounds"])
 def test_loop__interrupted_at_any_moment_and_started_again_it_ends_alike(
-    moment, whole, folder, settings, monkeypatch
+    moment, reference, folder, settings, monkeypatch
 ):
     """The slow test of the command covers interruptions during a training."""
     trainer = Trainer(interrupted=2 if moment == "between rounds" else None)
@@ -153,12 +153,12 @@ def test_loop__interrupted_at_any_moment_and_started_again_it_ends_alike(
             patch.setattr(folder, "write", write_twice)
         with pytest.raises(KeyboardInterrupt):
             Loop(settings(), folder, trainer).run()
-    left = folder.names("embeddings")
-    assert bool(left) == (moment in ("embedding", "clustering"))
+    leftover = folder.names("embeddings")
+    assert bool(leftover) == (moment in ("embedding", "clustering"))
     with monkeypatch.context() as patch:
         patch.setattr(rounds, "PART_UTTERANCES", 10)
         Loop(settings(), folder, Trainer()).run()
-    undisturbed = whole[0]
+    undisturbed = reference[0]
     for number in (1, 2):
         assert folder.read(f"lists/round_{number}") == undisturbed.read(f"lists/round_{number}")
     assert records_of(folder) == records_of(undisturbed)
@@ -243,14 +243,14 @@ def test_loop__a_training_that_refuses_its_settings_is_a_stage_that_failed(folde
 
 
 def test_loop__without_a_gpu_by_its_settings_embeds_on_the_cpu(folder, settings, small_run, monkeypatch):
-    given = []
+    devices = []
     load = rounds.SpeakerEncoder.load
     monkeypatch.setattr(
-        rounds.SpeakerEncoder, "load", lambda run, device: given.append(device) or load(run, device="cpu")
+        rounds.SpeakerEncoder, "load", lambda run, device: devices.append(device) or load(run, device="cpu")
     )
     for resources in ({}, {"gpu": False}):
         Loop(settings(resources=resources), folder, Trainer()).embed(1, small_run)
-    assert given == [None, "cpu"]
+    assert devices == [None, "cpu"]
 
 
 def test_loop__clusters_that_are_all_too_small_are_told(folder, settings):

@@ -51,7 +51,7 @@ def test_start_from__a_run_gives_the_encoder_of_its_embeddings_to_student_and_te
 def test_load_source__says_which_weights_of_a_run_without_a_best_checkpoint_are_taken(run, capsys):
     folder, _ = run
     load_source(config(f"encoder.init={folder.location}"))
-    assert "encoder.init: nothing chose a best checkpoint" in capsys.readouterr().err
+    assert "encoder.init: no best checkpoint was chosen in" in capsys.readouterr().err
 
 
 def test_start_from__an_exported_file_will_do(run, tmp_path):
@@ -120,8 +120,8 @@ def test_start_from__weights_of_a_trunk_go_to_student_and_teacher(trunk, tmp_pat
     [
         (None, [], "but there is no such file; nothing is downloaded"),
         (b"", [], "it can't be read as weights"),
-        ({"a": torch.ones(1)}, [], "not of the trunk wavlm_base: it lacks 34 of 34 tensors"),
-        ("trunk", ["encoder.trunk=wavlm_large"], "not of the trunk wavlm_large: it"),
+        ({"a": torch.ones(1)}, [], "does not fit the trunk wavlm_base: it lacks 34 of 34 tensors"),
+        ("trunk", ["encoder.trunk=wavlm_large"], "does not fit the trunk wavlm_large: it"),
     ],
     ids=["absent", "empty", "foreign", "size"],
 )

@@ -36,7 +36,7 @@ def test_reason_to_stop__patience_counts_validations_without_a_better_value():
     record = {"batch_feature_std": 1.0, "feature_std": 1.0}
     assert reason_to_stop(dict(record), state(best_value=9.0, validations_without_gain=2), patient) is None
     reason = reason_to_stop(dict(record), state(best_value=9.0, validations_without_gain=3), patient)
-    assert "eer has not got better in 3 validations (train.patience); the best is 9." in reason
+    assert "eer has not improved in 3 validations (train.patience); the best is 9." in reason
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_note_best__a_collapsed_model_wins_no_rank():
     [
         (1.0, 1.0, None),
         (math.nan, 1.0, r"loss became nan by step 7 .*clip_norm"),
-        (1.0, math.nan, r"weights became infinite or NaN by step 7 .*is from before"),
+        (1.0, math.nan, r"weights became infinite or NaN by step 7 .*was saved before that"),
         (1.0, math.inf, r"weights became infinite or NaN"),
     ],
 )

@@ -69,25 +69,25 @@ class Augmenter:
         """
         rngs = [[stream(each.config.name) for stream in streams] for each in self.augmentations]
         steps = [
-            (each, [each.draw_or_skip(rng) for rng in row])
-            for each, row in zip(self.augmentations, rngs, strict=True)
+            (augmentation, [augmentation.draw_or_skip(rng) for rng in view_rngs])
+            for augmentation, view_rngs in zip(self.augmentations, rngs, strict=True)
         ]
         order = list(range(len(views)))
-        for each, draws in steps:
-            keys = [() if drawn is None else each.sort_key(drawn) for drawn in draws]
+        for augmentation, draws in steps:
+            keys = [() if drawn is None else augmentation.sort_key(drawn) for drawn in draws]
             order.sort(key=keys.__getitem__)
         for first in range(0, len(order), ROWS_AT_ONCE):
             rows = order[first : first + ROWS_AT_ONCE]
             changed: dict[int, Any] = {row: views[row] for row in rows}
-            for each, draws in steps:
+            for augmentation, draws in steps:
                 chosen = [row for row in rows if draws[row] is not None]
-                results = each.apply([changed[row] for row in chosen], [draws[row] for row in chosen])
+                results = augmentation.apply([changed[row] for row in chosen], [draws[row] for row in chosen])
                 changed.update(zip(chosen, results, strict=True))
             for row, crop in changed.items():
                 if crop.dtype != np.int16:
                     round_to_int16(crop, views[row])
-        of_crops = zip(*rngs, strict=True)
-        return [next((rng.bad_files[0] for rng in of_crop if rng.bad_files), -1) for of_crop in of_crops]
+        by_crop = zip(*rngs, strict=True)
+        return [next((rng.bad_files[0] for rng in crop_rngs if rng.bad_files), -1) for crop_rngs in by_crop]
 
 
 def mean_square(waveform: Waveform) -> float:

@@ -55,19 +55,19 @@ class Reverb(Augmentation):
 
     def _spectra(self, rirs: Sequence[Rir], length: int) -> list[Spectrum]:
         cache = self.bank.cache
-        found = {rir.file: cache.get((rir.file, length)) for rir in rirs}
-        missing = list({rir.file: rir for rir in rirs if found[rir.file] is None}.values())
+        spectra = {rir.file: cache.get((rir.file, length)) for rir in rirs}
+        missing = list({rir.file: rir for rir in rirs if spectra[rir.file] is None}.values())
         if missing:
-            made = rir_spectra([self.bank.read_rir(rir.file)[: rir.num_samples] for rir in missing], length)
-            for rir, spectrum in zip(missing, made, strict=True):
-                found[rir.file] = cache.put((rir.file, length), spectrum.copy())
-        return [found[rir.file] for rir in rirs]  # type: ignore[misc]
+            new = rir_spectra([self.bank.read_rir(rir.file)[: rir.num_samples] for rir in missing], length)
+            for rir, spectrum in zip(missing, new, strict=True):
+                spectra[rir.file] = cache.put((rir.file, length), spectrum.copy())
+        return [spectra[rir.file] for rir in rirs]  # type: ignore[misc]
 
 
 def fft_length(crop_samples: int, rir_samples: int) -> int:
     """Return a fast, even length of a real FFT that convolves crop and rir without wrapping around."""
-    longest = -(-rir_samples // _RIR_STEP) * _RIR_STEP
-    return 2 * int(fft.next_fast_len(-(-(crop_samples + longest) // 2), real=True))
+    rounded = -(-rir_samples // _RIR_STEP) * _RIR_STEP
+    return 2 * int(fft.next_fast_len(-(-(crop_samples + rounded) // 2), real=True))
 
 
 def rir_spectra(rirs: Sequence[npt.NDArray[np.generic]], length: int) -> Spectrum:
@@ -98,6 +98,6 @@ def _block(rows: Sequence[npt.NDArray[np.generic]], length: int) -> Waveform:
     # One FFT of four rows takes half the time of four FFTs of one row. There are always four, some of zeros,
     # because the number of rows, unlike a row's position, may change the last bits of the result.
     block = np.zeros((ROWS_AT_ONCE, length), dtype=np.float32)
-    for place, row in zip(block, rows, strict=False):
-        place[: len(row)] = row
+    for target, row in zip(block, rows, strict=False):
+        target[: len(row)] = row
     return block

@@ -23,9 +23,9 @@ def test_reverberate__equals_the_convolution_sum(rir_samples: int) -> None:
     crop = CROP[:3000]
     scaled = rir / np.sqrt(np.sum(rir.astype(np.float64) ** 2))
     delay = int(np.argmax(np.abs(rir)))
-    wanted = np.convolve(crop.astype(np.float64), scaled)[delay : delay + 3000]
-    wanted = np.pad(wanted, (0, 3000 - len(wanted)))
-    assert np.allclose(in_room(crop, rir), wanted, atol=1e-5)
+    expected = np.convolve(crop.astype(np.float64), scaled)[delay : delay + 3000]
+    expected = np.pad(expected, (0, 3000 - len(expected)))
+    assert np.allclose(in_room(crop, rir), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("cache_mb", [0, 16])
