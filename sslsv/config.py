@@ -10,7 +10,7 @@ from pydantic import Field
 
 from sslsv.data.section import DataConfig
 from sslsv.settings import (
-    Place,
+    Location,
     apply_overrides,
     build,
     choice,
@@ -29,8 +29,8 @@ HigherIsBetter = Literal["label_free/lidar", "label_free/rankme"]
 Criterion = Literal[LowerIsBetter, HigherIsBetter]
 CRITERIA = get_args(Criterion)
 # Settings that may change when a run resumes: they affect where and how it runs, not what is computed.
-FREE: tuple[str, ...] = ("run.", "resources.", "data.max_bad_share:", "data.bank_cache_mb:")
-FREE += ("evaluation.batch_seconds:", "train.log_every_steps:", "train.recompute:")
+CHANGEABLE: tuple[str, ...] = ("run.", "resources.", "data.max_bad_share:", "data.bank_cache_mb:")
+CHANGEABLE += ("evaluation.batch_seconds:", "train.log_every_steps:", "train.recompute:")
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -134,11 +134,11 @@ class EvaluationConfig:
     held_out_speakers: Annotated[int, Field(ge=0, description="training speakers kept for validation")] = 0
     # If true, each held-out recording is used twice, each time with another room, noise and level.
     held_out_is_shifted: Annotated[bool, Field(description="simulate rooms, noises, levels")] = False
-    validation: Annotated[Place | None, Field(description="list with `1|0 enrolment test` lines")] = None
+    validation: Annotated[Location | None, Field(description="list with `1|0 enrolment test` lines")] = None
     label_free: LabelFreeConfig = field(default_factory=LabelFreeConfig)
     # null means eer if there are validation trials; without them, no best checkpoint is selected.
     criterion: Annotated[Criterion | None, Field(description="selects the best checkpoint")] = None
-    test: Annotated[tuple[Place, ...], Field(description="lists of trials that are only reported")] = ()
+    test: Annotated[tuple[Location, ...], Field(description="lists of trials that are only reported")] = ()
     test_every_epochs: Annotated[int, Field(ge=0, description="epochs between tests; 0 = only at end")] = 0
     batch_seconds: Annotated[float, Field(gt=0, description="seconds of audio per forward pass")] = 120.0
     allow_validation_on_test: Annotated[
@@ -183,7 +183,7 @@ class RunConfig:
     """Set the name and the storage of a run, its checkpoints, its loggers and its restarts."""
 
     # All machines of a cluster must have access to the storage. URIs begin with s3://, gs:// or others.
-    storage: Annotated[Place, Field(description="folder or URI with one folder per run")] = "runs"
+    storage: Annotated[Location, Field(description="folder or URI with one folder per run")] = "runs"
     # The run's folder in the storage gets this name. It must not contain slashes or consist of dots only.
     name: Annotated[
         str | None,
@@ -317,7 +317,7 @@ def is_better(criterion: str, value: float, than: float) -> bool:
 
 def changes_of(old: Config, new: Config, *free: str) -> list[str]:
     """Return the differences that keep a run from resuming, except those that begin with one of `free`."""
-    changes = [line for line in differences(old, new) if not line.startswith((*FREE, *free))]
+    changes = [line for line in differences(old, new) if not line.startswith((*CHANGEABLE, *free))]
     before, now = old.resources.workers, new.resources.workers
     if before != now and not new.train.sync_batchnorm:
         changes.append(f"resources.workers: {before} -> {now}, and with it batch statistics")

@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         )
     # These modules import PyTorch, which would delay the errors reported above.
     from sslsv.evaluation import overlap, scorer
-    from sslsv.evaluation.calibration import TELLS_NOTHING, TOO_SURE
+    from sslsv.evaluation.calibration import OVERCONFIDENT, UNINFORMATIVE
     from sslsv.evaluation.embedding import EmbeddingStore, embedding_by
     from sslsv.evaluation.plda import check_speakers
     from sslsv.evaluation.trials import open_list
@@ -127,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
     notes = [*scorer.notes(encoder, scoring, lists, validation)]
     notes += [gap for _, gaps in training_data for gap in gaps]
     unnamed = [name for name, shared in overlaps.items() if not shared["speakers"]["all"]]
-    notes += map(scorer.UNNAMED.format, unnamed)
+    notes += map(scorer.SPEAKERS_UNNAMED.format, unnamed)
     notes += [sentence for _, sentences in descriptions for sentence in sentences]
     count = sum(len(item.trials.paths) for item in lists) + scoring.num_training(manifest)
     with embedding_by(encoder, count, options.workers, options.device) as embed:
@@ -137,10 +137,10 @@ def run(options: argparse.Namespace) -> int:
             encoder, store, fitted, lists, validation, is_lenient=is_lenient
         )
     useless = [name for name, each in calibrations.items() if each.scale == 0]
-    warnings += [TELLS_NOTHING.format(fitted.in_words(name)) for name in useless]
+    warnings += [UNINFORMATIVE.format(fitted.in_words(name)) for name in useless]
     calibration = None if "cosine" in useless else calibrations.get("cosine")
     if calibration is not None and calibration.is_too_sure:
-        warnings.append(TOO_SURE)
+        warnings.append(OVERCONFIDENT)
     evaluation = {
         **described(encoder, started),
         "warnings": warnings,
@@ -164,7 +164,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"results: {location}\nreport: {below(location, 'report.html')}")
     if calibration is not None:
         try:
-            scorer.keep_calibration(encoder, calibration)
+            scorer.save_calibration(encoder, calibration)
             print(f"next: {command_name('verify')} {same_encoder(options)} ENROLMENT.wav TEST.wav")
         except OSError as error:
             print(f"the calibration can't be stored for `{command_name('verify')}`: {error}", file=sys.stderr)

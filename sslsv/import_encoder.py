@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--part is {options.part}; name one of the encoders in {options.file}: {parts}")
     is_unlabelled = options.project == "upstream" or is_distilled(options.project, prefix)
     labels = options.labels or ("unused" if is_unlabelled else "used")
-    config, model = built(encoders[prefix], labels == "used", folder.name, options.overrides)
+    config, model = build_run(encoders[prefix], labels == "used", folder.name, options.overrides)
     from sslsv.config import to_yaml
     from sslsv.runs.environment import describe_environment
 
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def built(found: Any, is_labelled: bool, name: str, overrides: list[str]) -> tuple[Any, Any]:
+def build_run(encoder: Any, is_labelled: bool, name: str, overrides: list[str]) -> tuple[Any, Any]:
     """Return the run's settings and its model with the weights that `peers.find_encoders` found."""
     from sslsv.build import build_model
     from sslsv.config import Config
@@ -99,11 +99,11 @@ def built(found: Any, is_labelled: bool, name: str, overrides: list[str]) -> tup
 
     # The method only records whether labels were used. A classifier, if it has one, stays untrained.
     method = {"name": "supervised"} if is_labelled else {"name": "simclr", "projector_dims": []}
-    config = build(Config, {"encoder": found.settings, "model": method, "run": {"name": name}})
+    config = build(Config, {"encoder": encoder.settings, "model": method, "run": {"name": name}})
     config = apply_overrides(config, overrides)
     model = build_model(config, CorpusSize(*SIZE))
     try:
-        model.encoder.load_state_dict(found.weights)
+        model.encoder.load_state_dict(encoder.weights)
     except RuntimeError as error:
         raise ValueError(f"the settings given make another encoder: {str(error)[:200]}") from error
     return config, model

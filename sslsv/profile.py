@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslsv.config import Config, load_config
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import Failed, apply_overrides, command_name, given_file
+from sslsv.settings import Failed, apply_overrides, command_name, require_file
 
 if TYPE_CHECKING:
     from sslsv.training.loop import Training
@@ -44,7 +44,7 @@ def profile(options: argparse.Namespace) -> int:
         raise ValueError(f"--steps is {options.steps}; give at least 1")
     if options.trace.is_dir() or not options.trace.parent.is_dir():
         raise ValueError(f"--trace is {options.trace}, which is a folder, or in one that does not exist")
-    config = load_config(given_file(options.config, "config", "configs/demo.yml"), options.overrides)
+    config = load_config(require_file(options.config, "config", "configs/demo.yml"), options.overrides)
     result = run(config, options.steps)
     if "error" in result:
         raise Failed(result["error"])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sslsv.config import changes_of, to_yaml
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import ConfigError, apply_overrides, build, command_name, given_file, parse_yaml
+from sslsv.settings import ConfigError, apply_overrides, build, command_name, parse_yaml, require_file
 from sslsv.tasks.pseudo_labels import PseudoLabelConfig, first_config, is_config_file, load_loop, stages_of
 
 if TYPE_CHECKING:  # needs PyTorch, which functions import only after the settings are checked
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run the remaining stages and print each; raises ValueError or OSError at the start, `Failed` later."""
-    file = given_file(options.config, "config", "configs/pseudo_label/dlg_lc.yml")
+    file = require_file(options.config, "config", "configs/pseudo_label/dlg_lc.yml")
     config = load_loop(file, options.overrides)
     from sslsv.evaluation.trials import digest_of_lists
     from sslsv.runs.folder import RunFolder, only_command_on
@@ -116,7 +116,7 @@ def check_request(config: PseudoLabelConfig) -> None:
     stages.sort(key=lambda stage: stage.train.batch_size)
     distinct = {repr((stage.data, stage.encoder, stage.evaluation)): stage for stage in stages}
     is_pending = is_config_file(config.init) and start != "nothing"  # the run of `init` has no weights yet
-    manifest, *_ = [check_data(stage, goes_on=is_pending) for stage in distinct.values()]
+    manifest, *_ = [check_data(stage, is_resumed=is_pending) for stage in distinct.values()]
     size, most = len(manifest), max(config.clustering.num_clusters)
     if config.clustering.name.startswith("kmeans") and size < most:
         raise ValueError(f"clustering.num_clusters is {most}, but there are only {size} utterances: lower it")

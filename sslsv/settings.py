@@ -128,7 +128,7 @@ def refuse_if(is_wrong: bool, sentence: str) -> None:
 _SECRETS = re.compile(r"://[^/?#]*@|://[^/?#]*:[^?#]*@|://[^?#]*\?")
 
 
-def check_place(name: str, place: str) -> str:
+def check_location(name: str, place: str) -> str:
     """Return the path or URI; raises ValueError (without quoting it) if a URI has credentials or options."""
     refuse_if(
         bool(_SECRETS.search(place)),
@@ -139,7 +139,7 @@ def check_place(name: str, place: str) -> str:
     return place
 
 
-Place = Annotated[str, AfterValidator(partial(check_place, "it"))]  # a path or a URI
+Location = Annotated[str, AfterValidator(partial(check_location, "it"))]  # a path or a URI
 
 
 def short_text(value: Any) -> str:
@@ -331,7 +331,7 @@ def command_name(command: str) -> str:
     return f"python -m sslsv.{command}" if is_module else f"sslsv {command}"
 
 
-def given_file(given: Path | None, what: str, example: str) -> Path:
+def require_file(given: Path | None, what: str, example: str) -> Path:
     """Return the file from the command line; without one, raises ConfigError with files like `example`."""
     if given is not None and ("=" not in given.name or given.exists()):
         return given

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sslsv import registry
 from sslsv.config import Config, changes_of, load_config, read_config, to_yaml
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import ConfigError, Failed, command_name, given_file
+from sslsv.settings import ConfigError, Failed, command_name, require_file
 
 NUM_TRIED = 64  # recordings of each list, evenly spaced, that are read before training starts
 
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Train as requested on the command line and print the result; returns the exit code."""
-    config = load_config(given_file(options.config, "config", "configs/demo.yml"), options.overrides)
+    config = load_config(require_file(options.config, "config", "configs/demo.yml"), options.overrides)
     summary = run(config, is_fresh=options.fresh, extends=options.extend, command=options.command)
     if "error" in summary:
         raise Failed(summary["error"])
@@ -81,7 +81,7 @@ def run(
         from sslsv.runs.folder import RunFolder, only_command_on
 
         folder = RunFolder(config.run.storage, str(config.run.name))
-        manifest = check_data(config, goes_on=not is_fresh and is_begun(folder))
+        manifest = check_data(config, is_resumed=not is_fresh and has_begun(folder))
         with only_command_on(folder):
             if not is_fresh:
                 check_folder(folder, config, manifest, extends)
@@ -111,10 +111,10 @@ def run(
                         write_report(folder)
 
 
-def check_data(config: Config, goes_on: bool = False) -> "Manifest":
+def check_data(config: Config, is_resumed: bool = False) -> "Manifest":
     """Read every list, some recordings and the initial weights, to report mistakes before Ray starts.
 
-    Returns the training utterances. With `goes_on`, the initial weights are not read, as a checkpoint exists.
+    Returns the training utterances. The initial weights are not read if `is_resumed`.
     """
     from sslsv.data.augmentations.base import Augmenter
     from sslsv.data.bank import Bank
@@ -124,7 +124,7 @@ def check_data(config: Config, goes_on: bool = False) -> "Manifest":
 
     manifest, validation, tests = open_trial_sets(config)
     trial_sets = [each for each in (validation, *tests) if each]
-    if config.encoder.source() is not None and not goes_on:
+    if config.encoder.source() is not None and not is_resumed:
         from sslsv.training.initial import load_source  # imports PyTorch
 
         load_source(config)
@@ -179,7 +179,7 @@ def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", exte
 
     if (kind := folder.kind()) not in ("", "run"):
         raise ValueError(f"{folder.location} holds a {kind}; use another run.name, or --fresh to rename it")
-    if not is_begun(folder):
+    if not has_begun(folder):
         if extends:
             raise ValueError(f"{folder.location} holds no run that --extend could continue; leave it out")
         return
@@ -213,7 +213,7 @@ def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", exte
         )
 
 
-def is_begun(folder: "RunFolder") -> bool:
+def has_begun(folder: "RunFolder") -> bool:
     """Return whether the folder holds a run with a checkpoint or a summary."""
     return folder.has("config.yml") and (folder.has("summary.json") or bool(folder.names("checkpoints")))
 
@@ -228,12 +228,12 @@ def prepare_folder(
     """
     from sslsv.evaluation.overlap import TrainedOn
     from sslsv.evaluation.trials import digest_of_lists
-    from sslsv.runs.checkpoint import list_checkpoints, newest_sound_checkpoint
+    from sslsv.runs.checkpoint import list_checkpoints, newest_undamaged_checkpoint
     from sslsv.runs.environment import describe_environment
 
     settings = to_yaml(config).encode()
-    if is_begun(folder) and not is_fresh:
-        newest = newest_sound_checkpoint(folder)
+    if has_begun(folder) and not is_fresh:
+        newest = newest_undamaged_checkpoint(folder)
         steps = [step for step, name in list_checkpoints(folder) if name == newest]
         where = f"step {steps[0]}" if steps else "the beginning (it has no sound checkpoint)"
         old = read_config(folder.read("config.yml").decode())

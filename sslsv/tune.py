@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import Failed, command_name, given_file
+from sslsv.settings import Failed, command_name, require_file
 
 if TYPE_CHECKING:  # needs Ray, torch and Optuna, which functions import after parsing the arguments
     from sslsv.search.executor import Slots
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run the search; raises ValueError or OSError before anything is started, `Failed` afterwards."""
-    options.space = given_file(options.space, "space", "tune_spaces/demo.py")
+    options.space = require_file(options.space, "space", "tune_spaces/demo.py")
     from sslsv.evaluation.trials import digest_of_lists
     from sslsv.reports.page import metric_title
     from sslsv.runs.display import LiveLine
@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
             from sslsv.cluster.fit import WORKER_ENVIRONMENT
             from sslsv.search.executor import find_slots
 
-            connected = connection(base.resources, WORKER_ENVIRONMENT, only_looks=options.plan)
+            connected = connection(base.resources, WORKER_ENVIRONMENT, is_dry_run=options.plan)
             resources = stack.enter_context(connected)
             state = cluster_state()
         free = {kind: total_of(state.free.values(), kind) for kind in ("CPU", "GPU")}
@@ -136,7 +136,7 @@ def search(sweep: "Sweep", slots: "Slots") -> None:
     from sslsv.runs.display import LiveLine
     from sslsv.runs.folder import below, here
     from sslsv.search.executor import run_sweep
-    from sslsv.search.schedulers import standing
+    from sslsv.search.schedulers import ranking
 
     try:
         with LiveLine(f"training, {slots.at_once} trial(s) at once"):
@@ -147,10 +147,10 @@ def search(sweep: "Sweep", slots: "Slots") -> None:
         raise
     best, location = sweep.write_results(), here(sweep.folder.location)
     with LiveLine("writing the reports"):
-        for outcome in standing(sweep.history)[:NUM_PAGES]:
+        for outcome in ranking(sweep.history)[:NUM_PAGES]:
             write_report(sweep.trial_folder(outcome.index))
         write_sweep_report(sweep.folder)
-    states = Counter(map(sweep.state_of, standing(sweep.history)))
+    states = Counter(map(sweep.state_of, ranking(sweep.history)))
     table = below(location, "results.csv")
     print(f"{', '.join(f'{count} {state}' for state, count in states.items())}; all in {table}")
     print(f"report: {below(location, 'report.html')}")
@@ -166,7 +166,7 @@ def confirm(sweep: "Sweep", slots: "Slots", num_best: int, num_seeds: int) -> No
     from sslsv.reports.sweep import write_sweep_report
     from sslsv.runs.display import LiveLine
     from sslsv.runs.folder import below, here
-    from sslsv.search.confirmation import Confirmation, sentence
+    from sslsv.search.confirmation import Confirmation, describe
     from sslsv.search.executor import run_sweep
 
     confirmation = Confirmation(sweep, num_best, num_seeds)
@@ -178,7 +178,7 @@ def confirm(sweep: "Sweep", slots: "Slots", num_best: int, num_seeds: int) -> No
     sweep.folder.write_json("confirmation.json", {"comparisons": comparisons})
     write_sweep_report(sweep.folder)
     print(f"report: {below(here(sweep.folder.location), 'report.html')}")
-    print("on test trials:", *map(sentence, comparisons), *incomparable, sep="\n  ")
+    print("on test trials:", *map(describe, comparisons), *incomparable, sep="\n  ")
     if not comparisons:
         raise Failed("nothing is confirmed: too few trainings finished")
 

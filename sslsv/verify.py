@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         raise FileNotFoundError(f"{missing[0]} does not exist")
     encoder = load_encoder(options)
     from sslsv.data.audio import AudioError
-    from sslsv.evaluation.calibration import TOO_SURE, posterior
+    from sslsv.evaluation.calibration import OVERCONFIDENT, posterior
     from sslsv.runs.folder import json_text
 
     try:
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     result["cosine"] = comparison.cosine
     if comparison.llr is not None:
         if encoder.calibration is not None and encoder.calibration.is_too_sure:
-            result["note"] = TOO_SURE
+            result["note"] = OVERCONFIDENT
         elif len(enrolment) > 1:
             result["note"] = (
                 "The calibration was fitted to trials of one recording against one; for the mean of "

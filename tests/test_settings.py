@@ -39,7 +39,7 @@ class Inner:
 class Tree:
     seed: int = 0
     is_on: bool = False
-    place: settings.Place = "here"
+    place: settings.Location = "here"
     note: str | None = None
     inner: Inner = field(default_factory=Inner)
     model: Annotated[Any, choice("models")] = field(default_factory=choice("models", "simclr"))

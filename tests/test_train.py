@@ -319,7 +319,7 @@ def test_check_data__a_codec_that_costs_speed_is_said_once(config, tmp_path, dem
 
 def test_check_data__a_run_that_goes_on_does_not_need_the_encoder_that_it_started_from(config):
     config = replace(config, encoder=replace(config.encoder, init="/deleted"))
-    check_data(config, goes_on=True)
+    check_data(config, is_resumed=True)
     with pytest.raises((ValueError, OSError), match="/deleted"):
         check_data(config)
 

@@ -39,7 +39,7 @@ class Cluster:
     machines: dict[str, Machine]  # all resources of each machine that responds and is not leaving
     free: dict[str, Machine]  # unreserved resources of these machines
     leaving: Set[str]  # ids of machines that their provider is about to remove
-    coming: int  # number of machines that are being started, for any request
+    num_starting: int  # number of machines that are being started, for any request
     has_autoscaler: bool
 
 
@@ -54,7 +54,7 @@ def cluster_state() -> Cluster:
         machines={node_id: node.total_resources() for node_id, node in staying.items()},
         free={node_id: node.available_resources() for node_id, node in staying.items()},
         leaving=leaving,
-        coming=len(status.pending_nodes) + sum(launch.count for launch in status.pending_launches),
+        num_starting=len(status.pending_nodes) + sum(launch.count for launch in status.pending_launches),
         has_autoscaler=status.stats.autoscaler_version != "0",  # counts the autoscaler's rounds
     )
 
@@ -109,12 +109,12 @@ def total_of(machines: Iterable[Machine], kind: str) -> float:
 
 @contextlib.contextmanager
 def connection(
-    resources: ResourcesConfig, environment: dict[str, str] | None = None, *, only_looks: bool = False
+    resources: ResourcesConfig, environment: dict[str, str] | None = None, *, is_dry_run: bool = False
 ) -> Iterator[ResourcesConfig]:
     """Connect to a Ray cluster that can hold the request: RAY_ADDRESS, else one running here, else a new one.
 
     Worker processes get `environment`. Yields the request with `gpu` resolved. Raises CapacityError within
-    seconds if the request does not fit and no autoscaler is starting machines. With `only_looks`, no machines
+    seconds if the request does not fit and no autoscaler is starting machines. With `is_dry_run`, no machines
     are requested, and the request need not fit.
     """
     was_connected = ray.is_initialized()
@@ -123,7 +123,7 @@ def connection(
         connect(environment)
     try:
         cluster = cluster_state()
-        if not only_looks:
+        if not is_dry_run:
             # Ray does not expose the limits of a cluster, only the machines that are being started.
             patience = GROWTH_SECONDS if cluster.has_autoscaler else 0.0
             counts = [resources.worker_range[0]]
@@ -132,7 +132,7 @@ def connection(
     except RpcError as error:
         raise CapacityError(f"the Ray cluster does not answer any more: {error}; see `ray status`") from error
     finally:
-        if not only_looks:
+        if not is_dry_run:
             request_machines([])  # the request would outlive the command and keep its machines
         if not was_connected:
             ray.shutdown()
@@ -166,14 +166,14 @@ def wait_for_room(
             f"{len(machines)} machine(s) with {cpus:g} CPUs and {gpus:g} GPUs in all have room for "
             f"{room_alone} ({room} while other jobs run)"
         )
-        if cluster.coming > 0:
+        if cluster.num_starting > 0:
             deadline = now + patience_seconds
         elif not count and now >= deadline:
             raise CapacityError(
                 f"{sentence}; wait for other jobs to end, lower resources.workers or the CPUs reserved for "
                 "each (they are only counted, not enforced), or set resources.gpu=false to train on CPUs"
             )
-        if not has_notified and (cluster.coming > 0 or now - start >= SETTLING_SECONDS):
+        if not has_notified and (cluster.num_starting > 0 or now - start >= SETTLING_SECONDS):
             notice(f"waiting for machines: {sentence}")
             has_notified = True
         time.sleep(PAUSE_SECONDS)

@@ -77,7 +77,7 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def why_unlistable(path: str) -> str | None:
+def unlistable_reason(path: str) -> str | None:
     """Return why a path can't stand in a list, or None if it can."""
     if not _ANY_UNLISTABLE.search(path):
         return None

@@ -14,7 +14,7 @@ from functools import partial
 from itertools import chain, count, islice
 from typing import Any, NamedTuple
 
-from sslsv.data.audio_files import is_audio, why_unlistable
+from sslsv.data.audio_files import is_audio, unlistable_reason
 from sslsv.data.kaldi import Kaldi, kaldi_folder
 from sslsv.data.list_text import Root, filled_lines, list_blocks, list_location
 from sslsv.data.recordings import open_recordings, segment_name
@@ -144,7 +144,7 @@ class Rows:
         row = list(values)
         for i in self._paths:
             row[i] = self._name_of(row[i]).removeprefix("./")  # `find .` writes this prefix
-            if reason := why_unlistable(row[i]):
+            if reason := unlistable_reason(row[i]):
                 message = f"the path {row[i][:120]!r} {reason}; expected `{self.kind.form}`."
                 raise self._error(number, message)
         return [(number, *row)]

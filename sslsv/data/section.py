@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from sslsv.registry import settings_class
-from sslsv.settings import Place, build, choice, refuse_if, section
+from sslsv.settings import Location, build, choice, refuse_if, section
 
 # Folders below data.root: noises in a folder per kind, room impulse responses (rirs) at any depth.
 NOISE_FOLDER, RIR_FOLDER = BANK_FOLDERS = ("musan_split", "simulated_rirs")
@@ -37,7 +37,7 @@ def _small_fraction(speed: float) -> float:
 
 Probability = Annotated[float, Field(ge=0, le=1, description="share of the views that are changed")]
 Share = Annotated[float, Field(ge=0, le=1)]
-Lists = tuple[Place, ...]
+Lists = tuple[Location, ...]
 Rising = AfterValidator(_rising)
 Range = Annotated[tuple[float, float], Rising]  # of values that are drawn uniformly
 Speed = Annotated[float, Field(ge=0.5, le=2), AfterValidator(_small_fraction)]
@@ -73,7 +73,7 @@ class DataConfig:
     """Define where the recordings are and how samples are drawn from them."""
 
     root: Annotated[
-        Place,
+        Location,
         AfterValidator(os.path.expanduser),
         Field(description="folder to which lists and their paths are relative, or URI of a packed folder"),
     ] = "data"

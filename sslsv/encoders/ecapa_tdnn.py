@@ -159,7 +159,7 @@ class ECAPATDNN(SpectrogramEncoder):
         self.aggregation = TDNNBlock(3 * channels, wide)
         if is_wespeaker:
             self.aggregation.norm = nn.Identity()
-        self.pooling = ContextAttention(wide, config.has_global_context, is_speechbrains=not is_wespeaker)
+        self.pooling = ContextAttention(wide, config.has_global_context, is_speechbrain=not is_wespeaker)
         self.pooling_norm = nn.BatchNorm1d(2 * wide)
         self.head = nn.Conv1d(2 * wide, config.embedding_dim, 1)
         dim = config.embedding_dim

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sslsv.settings import Place, refuse_if, section
+from sslsv.settings import Location, refuse_if, section
 
 EmbeddingDim = Annotated[int, Field(ge=1, description="size of an embedding")]
 Kind = Annotated[
@@ -69,7 +69,7 @@ class KaldiFeatures(WideFeatures):
 class EncoderConfig:
     """Hold the settings that every encoder has."""
 
-    init: Annotated[Place | None, Field(description="run, checkpoint or exported file to start from")] = None
+    init: Annotated[Location | None, Field(description="run, checkpoint or export to start from")] = None
     frozen: Annotated[bool, Field(description="fixed weights and statistics, no dropout")] = False
     rate_scale: Annotated[float, Field(gt=0, description="factor of the learning rate for the encoder")] = 1.0
 

@@ -28,7 +28,7 @@ _COUNTER = "num_batches_tracked"  # batch-norm counter; nothing here depends on 
 _FEWEST_TENSORS = 20  # minimum number of tensors of an encoder
 
 
-class Found(NamedTuple):
+class PeerEncoder(NamedTuple):
     """Hold the settings and weights of another project's encoder, converted to this project's names."""
 
     settings: dict[str, Any]
@@ -36,11 +36,11 @@ class Found(NamedTuple):
 
 
 class NoEncoderError(ValueError):
-    """Report what is missing, as the end of a sentence; `num_known` tensors matched those of the encoder."""
+    """Report what is missing, as the end of a sentence; `num_matching` tensors did match."""
 
-    def __init__(self, sentence: str, num_known: int = 0) -> None:
+    def __init__(self, sentence: str, num_matching: int = 0) -> None:
         super().__init__(sentence)
-        self.num_known = num_known
+        self.num_matching = num_matching
 
 
 def renamed(names: Iterable[str], rules: Names) -> dict[str, str]:
@@ -61,12 +61,12 @@ def renamed(names: Iterable[str], rules: Names) -> dict[str, str]:
     return {old: name for old, name in result.items() if name}
 
 
-def find_encoders(tensors: Mapping[str, Tensor], peer: str, kinds: Iterable[Any]) -> dict[str, Found]:
+def find_encoders(tensors: Mapping[str, Tensor], peer: str, kinds: Iterable[Any]) -> dict[str, PeerEncoder]:
     """Return the encoders in another project's tensors, keyed by the prefix of their names ("", "encoder.").
 
     `kinds` are encoder classes. If there is none, raises NoEncoderError with the reason of the closest match.
     """
-    encoders: dict[str, Found] = {}
+    encoders: dict[str, PeerEncoder] = {}
     reason = NoEncoderError("no tensor has the name of one of their layers")
     # If the network is part of another one, the names of its tensors share a prefix.
     split_names = [name.split(".") for name in tensors]
@@ -81,9 +81,9 @@ def find_encoders(tensors: Mapping[str, Tensor], peer: str, kinds: Iterable[Any]
             for settings in _possible_settings(kind, weights):
                 settings |= {"name": kind.Config().name, "features": features | settings["features"]}
                 try:
-                    encoders[prefix] = Found(settings, _fitted(weights, kind, settings))
+                    encoders[prefix] = PeerEncoder(settings, _fitted(weights, kind, settings))
                 except NoEncoderError as error:
-                    reason = max(reason, error, key=lambda each: each.num_known)
+                    reason = max(reason, error, key=lambda each: each.num_matching)
     if not encoders:
         raise reason
     return encoders

@@ -113,12 +113,12 @@ class ContextAttention(nn.Module):
     the attention, and biased deviations.
     """
 
-    def __init__(self, channels: int, has_context: bool = True, *, is_speechbrains: bool = False) -> None:
+    def __init__(self, channels: int, has_context: bool = True, *, is_speechbrain: bool = False) -> None:
         super().__init__()
         self.hidden = nn.Conv1d(3 * channels if has_context else channels, 128, 1)
-        self.norm = nn.BatchNorm1d(128) if is_speechbrains else None
+        self.norm = nn.BatchNorm1d(128) if is_speechbrain else None
         self.score = nn.Conv1d(128, channels, 1)
-        self.correction, self.eps = (0, 1e-12) if is_speechbrains else (1, 1e-7)
+        self.correction, self.eps = (0, 1e-12) if is_speechbrain else (1, 1e-7)
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):

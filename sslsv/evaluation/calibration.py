@@ -16,11 +16,11 @@ from sslsv.evaluation.metrics import Floats, checked_trials
 # Weight of an L2 penalty: RIDGE / 2 times the squared scale, for scores of standard deviation 1. It is
 # negligible if target and nontarget scores overlap, and keeps the optimum finite if they do not.
 RIDGE = 1e-10
-TOO_SURE = (
+OVERCONFIDENT = (
     "A threshold separates the validation trials without error, so likelihood ratios and decisions are far "
     "too confident: validate on more speakers."
 )
-TELLS_NOTHING = (
+UNINFORMATIVE = (
     "Scores by {} are no higher for the same speaker than for different speakers in the validation trials, "
     "so they are not calibrated."
 )

@@ -45,11 +45,11 @@ class EmbeddingStore:
     def __init__(self, encoder: SpeakerEncoder, folder: RunFolder, embed: Embed) -> None:
         self.folder, self.embed, self.dim = folder, embed, encoder.model.embedding_dim
         self.file = f"embeddings/{encoder.identity}.npz"
-        self.known: dict[str, tuple[tuple[int, int], Rows]] = {}  # path -> stamp, embedding (D,)
+        self.cached: dict[str, tuple[tuple[int, int], Rows]] = {}  # path -> stamp, embedding (D,)
         if folder.has(self.file):
             with np.load(io.BytesIO(folder.read(self.file)), allow_pickle=False) as saved:
                 values = zip(map(tuple, saved["stamps"].tolist()), saved["embeddings"], strict=True)
-                self.known = dict(zip(saved["paths"].tolist(), values, strict=True))
+                self.cached = dict(zip(saved["paths"].tolist(), values, strict=True))
 
     def get(self, paths: Sequence[str], root: str) -> Embedded:
         """Return embeddings of recordings below a folder; only new and changed recordings are embedded."""
@@ -59,22 +59,22 @@ class EmbeddingStore:
             recordings.stamp if isinstance(recordings, Packed) else stamp(split_segment(location)[0])
             for location in locations
         ]
-        missing = [i for i, key in enumerate(locations) if self.known.get(key, (None,))[0] != stamps[i]]
+        missing = [i for i, key in enumerate(locations) if self.cached.get(key, (None,))[0] != stamps[i]]
         bad: dict[int, str] = {}
         if missing:
             embeddings, unreadable = self.embed([paths[i] for i in missing], root)
             bad = {missing[i]: reason for i, reason in unreadable.items()}
             new = zip(missing, embeddings, strict=True)
-            self.known |= {locations[i]: (stamps[i], row) for i, row in new if i not in bad}
+            self.cached |= {locations[i]: (stamps[i], row) for i, row in new if i not in bad}
             self._write()
         zeros = np.zeros(self.dim, dtype=np.float32)
-        rows = [zeros if i in bad else self.known[key][1] for i, key in enumerate(locations)]
+        rows = [zeros if i in bad else self.cached[key][1] for i, key in enumerate(locations)]
         return np.reshape(rows, (len(paths), self.dim)), bad
 
     def _write(self) -> None:
-        buffer, entries = io.BytesIO(), self.known.values()
+        buffer, entries = io.BytesIO(), self.cached.values()
         stamps, rows = [each for each, _ in entries], [row for _, row in entries]
-        np.savez(buffer, paths=list(self.known), stamps=stamps, embeddings=rows)
+        np.savez(buffer, paths=list(self.cached), stamps=stamps, embeddings=rows)
         try:
             self.folder.write(self.file, buffer.getvalue())
         except OSError as error:  # The run folder may be read-only.

@@ -35,7 +35,7 @@ from sslsv.runs.folder import RunFolder
 
 P_TARGETS = (0.01, 0.05)
 # The note on a list whose paths do not name the speakers.
-UNNAMED = (
+SPEAKERS_UNNAMED = (
     "The paths of {} do not name the speakers: for intervals, recordings that target trials connect count as "
     "one speaker. If a speaker's recordings are in several such groups, intervals are too narrow."
 )
@@ -281,7 +281,7 @@ def write_results(out: RunFolder, evaluation: dict[str, Any], lists: Sequence[Tr
     out.write_json("evaluation.json", evaluation)
 
 
-def keep_calibration(encoder: SpeakerEncoder, calibration: Calibration) -> None:
+def save_calibration(encoder: SpeakerEncoder, calibration: Calibration) -> None:
     """Add a calibration of cosines to the folder of the weights, where `verify` finds it; raises OSError."""
     folder = RunFolder.at(encoder.run)
     calibrations: dict[str, Any] = folder.read_json(CALIBRATION_FILE) if folder.has(CALIBRATION_FILE) else {}

@@ -132,7 +132,7 @@ class Model(nn.Module, ABC):
             metrics = {"batch_feature_std": feature_std(by_view(embeddings.detach()))} | output.metrics
             if not weights:
                 return StepOutput(output.loss, metrics)
-            rows = distributed.gather(embeddings, loss_is_whole=True).transpose(0, 1)  # (V, W*B, D)
+            rows = distributed.gather(embeddings, is_global_loss=True).transpose(0, 1)  # (V, W*B, D)
             terms = regularizer_terms(tuple(weights), rows, progress.generator(REGULARIZERS))
             penalty, values = weighted(terms, list(weights.values()))
         values = {f"embedding_{name}": value for name, value in values.items()}

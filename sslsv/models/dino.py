@@ -131,7 +131,7 @@ class DINO(PrototypeModel):
             metrics = {"teacher_entropy": entropy, "batch_feature_std": spread} | sampling
             if config.regularizer_weight:
                 means = torch.unflatten(full_precision(hidden[0]), 0, (-1, num_rows)).mean(0)
-                all_means = distributed.gather(means, loss_is_whole=True)
+                all_means = distributed.gather(means, is_global_loss=True)
                 penalty = rdino_regularizer(all_means, config.num_prototypes)
                 first, last = config.first_regularizer_weight, config.regularizer_weight
                 weight = warmed_up(first, last, config.regularizer_warmup_epochs, progress.epoch)

@@ -91,16 +91,16 @@ def _sines(cosines: Tensor) -> Tensor:
 class Margin(nn.Module):
     """Apply a margin to logits; in each step, the method calls `observe` first and `after_step` last.
 
-    If `sees_all_rows` is False, the anchors are only this worker's share of the global batch.
+    If `has_all_rows` is False, the anchors are only this worker's share of the global batch.
     """
 
     share: Tensor
     averages: Tensor
     norm_range: Tensor
 
-    def __init__(self, config: MarginConfig, temperature: float, *, sees_all_rows: bool = True) -> None:
+    def __init__(self, config: MarginConfig, temperature: float, *, has_all_rows: bool = True) -> None:
         super().__init__()
-        self.config, self.temperature, self.sees_all_rows = config, temperature, sees_all_rows
+        self.config, self.temperature, self.has_all_rows = config, temperature, has_all_rows
         self.is_active = config.name != "none"
         if self.is_active:
             self.register_buffer("share", torch.tensor(rising_share(config.schedule, 0.0)))
@@ -213,4 +213,4 @@ class Margin(nn.Module):
         return self.averages if self._new_averages is None else self._new_averages
 
     def _of_all_workers(self, values: Tensor) -> Tensor:
-        return values if self.sees_all_rows else distributed.gather(values)
+        return values if self.has_all_rows else distributed.gather(values)

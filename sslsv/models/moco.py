@@ -50,7 +50,7 @@ class MoCo(TwoViewTeacherModel):
     def __init__(self, config: Config, encoder: nn.Module, size: CorpusSize = CorpusSize()) -> None:
         super().__init__(config, encoder, size)
         self.queues = nn.ModuleList([Queue(config.queue_length, self.projection_dim) for _ in range(2)])
-        self.margin = Margin(config.margin, config.temperature, sees_all_rows=False)
+        self.margin = Margin(config.margin, config.temperature, has_all_rows=False)
         self._new_keys: Tensor | None = None
         self.add_positives(config.positives, size, 2 * self.projection_dim)
 

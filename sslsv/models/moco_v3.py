@@ -48,7 +48,7 @@ class MoCoV3(TwoViewTeacherModel):
         embeddings, projections, targets = self.project_both(batch["views"])
         predictions = self.predictor(projections)
         with torch.autocast(targets.device.type, enabled=False):
-            queries = distributed.gather(by_sample(predictions), loss_is_whole=True)
+            queries = distributed.gather(by_sample(predictions), is_global_loss=True)
             keys = distributed.gather(targets)
             loss, share = moco_v3_loss(queries, keys, self.config.temperature)
         return self.regularized(StepOutput(loss, {"accuracy": share}), by_sample(embeddings), progress)

@@ -42,7 +42,7 @@ class PositiveSampler(nn.Module):
             )
         self.settings = settings
         # Zeros, because random rows would change the initial weights of layers created later.
-        self.queue = Queue(settings.queue_length, dim, starts_random=False)
+        self.queue = Queue(settings.queue_length, dim, is_random=False)
         self.register_buffer("utterances", torch.full((settings.queue_length,), -1))  # id of each row
         self.register_buffer("labels", torch.full((num_utterances,), -1))  # cluster of each utterance
         # Clusters that the members of each cluster sample from; -1 for none.

@@ -15,9 +15,9 @@ class Queue(nn.Module):
     rows: Tensor
     next_row: Tensor
 
-    def __init__(self, length: int, dim: int, *, starts_random: bool = True) -> None:
+    def __init__(self, length: int, dim: int, *, is_random: bool = True) -> None:
         super().__init__()
-        rows = F.normalize(torch.randn(length, dim), dim=1) if starts_random else torch.zeros(length, dim)
+        rows = F.normalize(torch.randn(length, dim), dim=1) if is_random else torch.zeros(length, dim)
         self.register_buffer("rows", rows)
         self.register_buffer("next_row", torch.zeros((), dtype=torch.int64))
 

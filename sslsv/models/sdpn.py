@@ -87,7 +87,7 @@ class SDPN(PrototypeModel):
             log_probabilities = F.log_softmax(cosines / config.student_temperature, 2)
             prediction = distributed.all_reduce_mean(log_probabilities.exp().mean((0, 1)))
             own_views = by_sample(embeddings, config.num_short)
-            views = distributed.gather(own_views, loss_is_whole=True).unbind(1)  # (W*B, D) each
+            views = distributed.gather(own_views, is_global_loss=True).unbind(1)  # (W*B, D) each
             loss = -(targets * log_probabilities).sum(2).mean() + config.memax_weight * memax(prediction)
             if config.koleo_weight:
                 loss = loss + config.koleo_weight * torch.stack([koleo(view) for view in views]).sum()

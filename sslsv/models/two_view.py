@@ -35,7 +35,7 @@ class ProjectedViews(Model):
         """Return the loss of the global batch; autocast covers encoder and projector, not the loss."""
         embeddings, projections = self.project(batch)
         with torch.autocast(projections.device.type, enabled=False):
-            rows = distributed.gather(projections, loss_is_whole=True)
+            rows = distributed.gather(projections, is_global_loss=True)
             output = self.loss_of(rows, batch, progress)
         return self.regularized(output, embeddings, progress)
 

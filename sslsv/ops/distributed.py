@@ -37,8 +37,8 @@ def is_main() -> bool:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, loss_is_whole: bool) -> Tensor:
-        ctx.rows, ctx.loss_is_whole = x.shape[0], loss_is_whole
+    def forward(ctx: Any, x: Tensor, is_global_loss: bool) -> Tensor:
+        ctx.rows, ctx.is_global_loss = x.shape[0], is_global_loss
         parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
@@ -47,7 +47,7 @@ class _Gather(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         own = slice(rank() * ctx.rows, (rank() + 1) * ctx.rows)
-        if ctx.loss_is_whole:
+        if ctx.is_global_loss:
             return gradient[own] * world_size(), None
         return all_reduce_sum(gradient)[own], None
 
@@ -62,14 +62,14 @@ class _AllReduceSum(torch.autograd.Function):
     backward = staticmethod(once_differentiable(forward))  # type: ignore[assignment]  # sums gradients too
 
 
-def gather(x: Tensor, *, loss_is_whole: bool = False) -> Tensor:
+def gather(x: Tensor, *, is_global_loss: bool = False) -> Tensor:
     """Concatenate the rows of all ranks: (B, ...) -> (W*B, ...), rank 0 first.
 
     Every rank must hold the same number of rows. The backward pass sums a row's gradient over all ranks, as
-    the contract above requires. Set `loss_is_whole` if every rank computes the same loss of all rows. The
+    the contract above requires. Set `is_global_loss` if every rank computes the same loss of all rows. The
     gradients are then equal, so each rank multiplies its own by the number of ranks and sends nothing.
     """
-    return _Gather.apply(x, loss_is_whole) if world_size() > 1 else x
+    return _Gather.apply(x, is_global_loss) if world_size() > 1 else x
 
 
 def own_rows(x: Tensor) -> Tensor:

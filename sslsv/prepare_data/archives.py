@@ -65,9 +65,9 @@ def open_parts(paths: Sequence[Path]) -> io.BufferedReader:
 
 @contextlib.contextmanager
 def open_zip(
-    paths: Sequence[Path], place_of: Callable[[str], str | None]
+    paths: Sequence[Path], path_of: Callable[[str], str | None]
 ) -> Iterator[tuple[zipfile.ZipFile, list[tuple[zipfile.ZipInfo, str]]]]:
-    """Open a zip; list (file, path) for the files to which `place_of` gives a path, in the archive's order.
+    """Open a zip; list (file, path) for the files to which `path_of` gives a path, in the archive's order.
 
     Raises ValueError for a zip that is damaged or incomplete, holds a refused file, or no file with a path.
     """
@@ -88,20 +88,20 @@ def open_zip(
         for info in infos:
             is_encrypted = info.flag_bits % 2 == 1
             _check_member(label, info.filename, stat.S_ISLNK(info.external_attr >> 16) or is_encrypted)
-            if not info.is_dir() and (path := place_of(info.filename)):
+            if not info.is_dir() and (path := path_of(info.filename)):
                 entries.append((info, path))
         if not entries:
             raise ValueError(f"{label} holds none of the expected files: it is the wrong archive.")
         yield archive, entries
 
 
-def extract(paths: Sequence[Path], place_of: Callable[[str], str | None], folder: Path, title: str) -> bool:
+def extract(paths: Sequence[Path], path_of: Callable[[str], str | None], folder: Path, title: str) -> bool:
     """Write the files of a zip that do not exist below a folder yet; return whether all exist now.
 
     Raises OSError if the space is too small for all of them, and ValueError like `open_zip`.
     """
     damaged = []
-    with open_zip(paths, place_of) as (archive, entries):
+    with open_zip(paths, path_of) as (archive, entries):
         missing = [(info, path) for info, path in entries if not (folder / path).exists()]
         check_space(folder, sum(info.file_size for info, _ in missing), f"Extracting {title}")
         with progress(f"extract {title}", len(missing)) as bar:

@@ -33,7 +33,7 @@ MIN_LAST_SECONDS = 1
 _NUM_FILES = 2016  # number of files in MUSAN, to estimate the time left
 
 
-def voxceleb_place(name: str, suffix: str = "") -> str | None:
+def voxceleb_path(name: str, suffix: str = "") -> str | None:
     """Return SPEAKER/VIDEO/NUMBER + `suffix` for the path of a recording (`dev/aac/id00012/...`), or None."""
     match = VOXCELEB.search(name)
     return match[1] + match[2] + suffix if match else None
@@ -41,20 +41,20 @@ def voxceleb_place(name: str, suffix: str = "") -> str | None:
 
 def extract_voxceleb1(archives: Archives, folder: Path, options: argparse.Namespace) -> bool:
     """Write the recordings of VoxCeleb1; return whether all exist now."""
-    place_of = functools.partial(voxceleb_place, suffix=".wav")
-    return all([extract(paths, place_of, folder, name) for name, paths in archives.items()])
+    path_of = functools.partial(voxceleb_path, suffix=".wav")
+    return all([extract(paths, path_of, folder, name) for name, paths in archives.items()])
 
 
 def convert_voxceleb2(archives: Archives, folder: Path, options: argparse.Namespace) -> bool:
     """Write the recordings of VoxCeleb2 at 16 kHz; return whether all exist now."""
     (paths,) = archives.values()
-    with open_zip(paths, functools.partial(voxceleb_place, suffix=f".{options.format}")) as (archive, items):
+    with open_zip(paths, functools.partial(voxceleb_path, suffix=f".{options.format}")) as (archive, items):
         return convert(items, folder, "voxceleb2", options.cpus, archive)
 
 
 def prepare_trials(options: argparse.Namespace) -> int:
     """Write VoxCeleb1's test lists; return 0."""
-    path_of = places_of_voxceleb1(options.folder)
+    path_of = voxceleb1_paths(options.folder)
     for source, (path,) in obtain("trials", options).items():
         rows = Rows("/", os.path.abspath(path), TRIALS)
         trials = [(target, path_of.get(a, a), path_of.get(b, b)) for _, target, a, b in rows]
@@ -64,7 +64,7 @@ def prepare_trials(options: argparse.Namespace) -> int:
     return 0
 
 
-def places_of_voxceleb1(root: Path) -> dict[str, str]:
+def voxceleb1_paths(root: Path) -> dict[str, str]:
     """Return {SPEAKER/VIDEO/NUMBER.wav: path below `root`}, or {} if the listed paths need no change.
 
     Paths change if the recordings have several parent folders, such as the archives' dev/wav/ and test/wav/,
@@ -72,7 +72,7 @@ def places_of_voxceleb1(root: Path) -> dict[str, str]:
     """
     folder = root / "voxceleb1"
     files = [os.path.relpath(file, root) for file in find_audio_files(folder)[0]] if folder.is_dir() else []
-    recordings = [(file, name) for file in files if (name := voxceleb_place(file))]
+    recordings = [(file, name) for file in files if (name := voxceleb_path(file))]
     prefixes = {file.partition(name)[0] for file, name in recordings}
     has_other_paths = len(prefixes) > 1 or not all(file.endswith(".wav") for file, _ in recordings)
     return {f"{name}.wav": file for file, name in recordings} if has_other_paths else {}
@@ -100,7 +100,7 @@ def cut_musan(archives: Archives, folder: Path, options: argparse.Namespace) -> 
     num_read = 0
     with progress("cut musan", _NUM_FILES) as bar:
         for name, content in read_tar(paths, ".wav"):
-            if path := musan_place(name):
+            if path := musan_path(name):
                 cut(content, folder / path)
                 num_read += 1
                 bar.update()
@@ -109,7 +109,7 @@ def cut_musan(archives: Archives, folder: Path, options: argparse.Namespace) -> 
     return True
 
 
-def musan_place(name: str) -> str | None:
+def musan_path(name: str) -> str | None:
     """Return the path below musan_split/ for a file of MUSAN (`musan/noise/fs/x.wav`), or None."""
     _, _, path = f"/{name}".rpartition("/musan/")
     is_wav = path.endswith(".wav") and not path.rpartition("/")[2].startswith(".")

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from sslsv.data.audio_files import AUDIO_SUFFIXES, COMPRESSED_SUFFIXES, find_audio_files, why_unlistable
+from sslsv.data.audio_files import AUDIO_SUFFIXES, COMPRESSED_SUFFIXES, find_audio_files, unlistable_reason
 from sslsv.data.bank import find_noises
 from sslsv.data.kaldi import kaldi_folder
 from sslsv.data.lists import Manifest, hold_out_speakers, make_trials
@@ -143,7 +143,7 @@ def train_files(files: list[str]) -> list[str]:
     return list(kept.values())
 
 
-def one_of_a_session(manifest: Manifest) -> Manifest:
+def one_per_session(manifest: Manifest) -> Manifest:
     """Return one utterance per folder if half of the speakers or more have several folders, else all.
 
     Utterances of one folder, such as a VoxCeleb video, often share room and noise, so trials are too easy.
@@ -209,7 +209,7 @@ def manifest_of(files: list[str], folder: Path, root: Path, regex: str | None) -
     paths, speakers = [], []
     for file in files:
         path = os.path.join(prefix, file)
-        if reason := why_unlistable(path):
+        if reason := unlistable_reason(path):
             raise ValueError(f"{path!r} {reason}, so no list can hold it: rename it.")
         match = pattern.search(file)
         if regex and not (match and match[1]):
@@ -241,7 +241,7 @@ def write_lists(
     lists = {}
     if num_held_out:  # drawn first: an error must not leave a train list without trials
         manifest, held_out = hold_out_speakers(manifest, num_held_out, seed)
-        trials = make_trials(one_of_a_session(held_out), seed)
+        trials = make_trials(one_per_session(held_out), seed)
         pairs = zip(trials.targets, trials.enrol, trials.test, strict=True)
         lines = [trial_line(target, trials.paths[i], trials.paths[j]) for target, i, j in pairs]
         lists[f"{name}_validation_trials"] = lines

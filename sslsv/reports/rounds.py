@@ -2,7 +2,7 @@
 
 from sslsv.reports.page import Figure, Record, Section, duration, metric_text, metric_title, render
 from sslsv.reports.plots import Curve, line_chart
-from sslsv.reports.training import doubts, list_and_metric, with_interval
+from sslsv.reports.training import list_and_metric, optimism_warnings, with_interval
 from sslsv.runs.folder import RunFolder
 
 SHARES = {
@@ -21,7 +21,7 @@ def write_rounds_report(folder: RunFolder) -> None:
     records = folder.records("rounds.jsonl")
     summary = folder.read_json("summary.json") if folder.has("summary.json") else {}
     settings = folder.read("loop.yml").decode()
-    notes = list(doubts(settings))
+    notes = list(optimism_warnings(settings))
     sentence = f"Pseudo-label loop, {'finished' if summary else 'not finished'}."
     sentence += "" if notes else " No choice used test trials."
     if any("purity" in record for record in records):

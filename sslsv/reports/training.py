@@ -45,7 +45,7 @@ def write_report(folder: RunFolder) -> None:
         Section("Settings", text=settings),
         Section("Environment", pairs=summary.get("environment") or run),
     ]
-    notes = [*warnings, *doubts(settings), *[r["notice"] for r in records if r.get("notice")][-1:]]
+    notes = [*warnings, *optimism_warnings(settings), *[r["notice"] for r in records if r.get("notice")][-1:]]
     notes += filter(None, [summary.get("stop_reason")])
     notes += [f"{len(files):,} {kind} could not be read, see below." for kind, files in skipped.items()]
     notes = list(dict.fromkeys(notes))  # The stop reason may repeat the last notice.
@@ -132,7 +132,7 @@ def summary_lines(folder: RunFolder) -> Iterator[str]:
     yield f"trained for {duration(summary['seconds'])}: {speed_text}"
 
 
-def doubts(settings: str) -> Iterator[str]:
+def optimism_warnings(settings: str) -> Iterator[str]:
     """Yield a warning if the settings make the results look better than they are."""
     data, evaluation = ((parse_yaml(settings) or {}).get(name) or {} for name in ("data", "evaluation"))
     lists = [evaluation.get("validation"), *(evaluation.get("test") or [])]
@@ -192,7 +192,7 @@ def curve_sections(records: list[Record], best_step: int | None) -> Iterator[Sec
     for key in sorted(keys, key=lambda key: (key != "loss", key)):
         points = {r["step"]: r[key] for r in records if type(r.get(key)) in (int, float)}
         if points:
-            heading, quantity, name = place_of(key)
+            heading, quantity, name = chart_of(key)
             charts[heading].setdefault(quantity, []).append((name, list(points), list(points.values())))
     for heading, curves in charts.items():
         marks = [] if best_step is None or heading in (TRAINING, SPEED) else [best_step]
@@ -200,7 +200,7 @@ def curve_sections(records: list[Record], best_step: int | None) -> Iterator[Sec
         yield Section(heading, "Dotted: the best checkpoint." if marks and figures else "", figures=figures)
 
 
-def place_of(key: str) -> tuple[str, str, str]:
+def chart_of(key: str) -> tuple[str, str, str]:
     """Return the heading, the chart and the name of the line for a key of the records."""
     if names := list_and_metric(key):
         return VERIFICATION, names[1], names[0]

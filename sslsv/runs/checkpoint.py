@@ -117,7 +117,7 @@ def _sound(folder: RunFolder, names: Iterable[str]) -> Iterator[str]:
             warnings.warn(f"skipping damaged checkpoint {location}", stacklevel=3)
 
 
-def newest_sound_checkpoint(folder: RunFolder) -> str | None:
+def newest_undamaged_checkpoint(folder: RunFolder) -> str | None:
     """Return the name of the newest checkpoint that is not damaged, or None."""
     return next(_sound(folder, [name for _, name in reversed(list_checkpoints(folder))]), None)
 
@@ -145,7 +145,7 @@ def find_checkpoint(folder: RunFolder, which: str) -> str:
         raise ValueError(
             f"{folder.location} has no checkpoints: no training began there, or it ended before the first."
         )
-    chosen = newest_sound_checkpoint(folder) if which in ("last", "best") else None
+    chosen = newest_undamaged_checkpoint(folder) if which in ("last", "best") else None
     if which == "best" and chosen is not None:
         best_step = read_checkpoint(folder, chosen).best_step
         chosen = next(_sound(folder, [name for name, step in steps.items() if step == best_step]), None)

@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pyarrow import fs
 
-from sslsv.settings import check_place
+from sslsv.settings import check_location
 
 KINDS = {"sweep.json": "sweep", "loop.yml": "loop", "config.yml": "run"}  # file -> kind of the folder
 # Files of a running training: MARK shows that a machine can read the folder, HELD names the placement group.
@@ -60,7 +60,7 @@ def open_filesystem(place: str) -> tuple[Any, str]:
     """
     if not is_uri(place):
         return fs.LocalFileSystem(), place
-    check_place("the storage", place)
+    check_location("the storage", place)
     try:
         filesystem, path = fs.FileSystem.from_uri(place)
     except (ValueError, NotImplementedError, OSError) as error:  # pyarrow may lack this kind of storage

@@ -13,7 +13,7 @@ import numpy as np
 
 from sslsv.config import Config
 from sslsv.runs.folder import RunFolder, below
-from sslsv.search.schedulers import standing
+from sslsv.search.schedulers import ranking
 from sslsv.search.sweep import Sweep
 from sslsv.search.trial_settings import trial_config
 from sslsv.settings import refuse_if
@@ -54,13 +54,13 @@ def compare(
     return result | {"difference": float(differences.mean()), "low": float(low), "high": float(high)}
 
 
-def sentence(found: Comparison) -> str:
+def describe(comparison: Comparison) -> str:
     """Return a comparison as one sentence."""
-    lost = f" ({found['lost']} more lost)" if found["lost"] else ""
+    lost = f" ({comparison['lost']} more lost)" if comparison["lost"] else ""
     return (
         "trial {trial} on {test_list}, {seeds} seeds{}: EER {mean:.2f} % (sd {sd:.2f}), base {base_mean:.2f} "
         "% (sd {base_sd:.2f}), difference {difference:+.2f} ({low:+.2f} to {high:+.2f}), {verdict}"
-    ).format(lost, **found)
+    ).format(lost, **comparison)
 
 
 class Confirmation(Sweep):
@@ -70,7 +70,7 @@ class Confirmation(Sweep):
     """
 
     def __init__(self, sweep: Sweep, num_best: int, num_seeds: int) -> None:
-        best_first = [outcome.index for outcome in standing(sweep.history) if outcome.can_win]
+        best_first = [outcome.index for outcome in ranking(sweep.history) if outcome.can_win]
         base, settings = trial_config(sweep.base, sweep.space, {}), sweep.configurations
         # A trial may have the settings of the base, for example with `tries_base_first`.
         comparable = (i for i in best_first if trial_config(sweep.base, sweep.space, settings[i]) != base)

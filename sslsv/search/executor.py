@@ -123,7 +123,7 @@ class Segments(TuneSearcher):
                 release_reservation(folder)
                 self.sweep.end_segment(segment, "failed", _crash_reason(folder))
             elif result["state"] == "interrupted":
-                self.sweep.put_back(segment, result["why"])
+                self.sweep.requeue(segment, result["why"])
             else:
                 self.sweep.end_segment(segment, result["state"], result["why"])
 

@@ -67,7 +67,7 @@ def ranked(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return sorted((o for o in outcomes if o.can_win), key=lambda o: (o.cost, o.index))
 
 
-def standing(history: History) -> list[Outcome]:
+def ranking(history: History) -> list[Outcome]:
     """Sort the last outcomes of all trials, best first: a higher rung beats a lower cost at a lower rung."""
     last = history.last_outcomes().values()
     usable = sorted(ranked(list(last)), key=lambda o: -o.rung)

@@ -27,7 +27,7 @@ from typing import Any
 from sslsv.config import CRITERIA, Config, ResourcesConfig, changes_of, is_better, read_config, to_yaml
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder, below
-from sslsv.search.schedulers import Decision, History, Outcome, standing
+from sslsv.search.schedulers import Decision, History, Outcome, ranking
 from sslsv.search.searchers import Configuration, Searcher
 from sslsv.search.space import Space
 from sslsv.search.trial_settings import apply_configuration, trial_config
@@ -116,12 +116,12 @@ class Sweep:
         self.running.discard(segment)
         self._faults = 0
         minutes = (time.monotonic() - self._start) / 60
-        is_best = outcome.can_win and standing(self.history)[0] is outcome
+        is_best = outcome.can_win and ranking(self.history)[0] is outcome
         line = f"{minutes:6.1f} min  epoch {epoch:4d}  {state}  {self.describe(outcome)}"
         print(line + "  (best so far)" * is_best, file=sys.stderr, flush=True)
         self.write_results()
 
-    def put_back(self, segment: Decision, why: str) -> None:
+    def requeue(self, segment: Decision, why: str) -> None:
         """Requeue a segment that an error of storage or network interrupted; see `MAX_FAULTS`."""
         self.running.discard(segment)
         self._faults += 1
@@ -157,7 +157,7 @@ class Sweep:
 
     def write_results(self) -> Outcome | None:
         """Write results.csv and best.yml, return the best outcome; if none can win, no best.yml and None."""
-        best_first = standing(self.history)
+        best_first = ranking(self.history)
         rows = [self._row(place, outcome) for place, outcome in enumerate(best_first, 1)]
         buffer, columns = io.StringIO(), list(dict.fromkeys(key for row in rows for key in row))
         writer = csv.DictWriter(buffer, columns, lineterminator="\n")

@@ -106,7 +106,8 @@ def infomap(count: int, sources: Labels, targets: Labels, weights: Weights, seed
     network.add_links(list(zip(sources.tolist(), targets.tolist(), weights.tolist(), strict=True)))
     network.run()
     modules = dict(network.modules)
-    return renumbered(np.array([modules.get(i, len(modules) + i) for i in range(count)]))  # no edges: alone
+    # A row without edges is a cluster of its own. The modules have numbers from 1 to at most len(modules).
+    return renumbered(np.array([modules.get(i, len(modules) + 1 + i) for i in range(count)]))
 
 
 def check_packages(config: ClusteringConfig) -> None:

@@ -11,7 +11,16 @@ from pydantic import Field
 
 from sslsv.config import Config, load_config
 from sslsv.data.section import channel_of
-from sslsv.settings import ConfigError, Place, apply_overrides, differences, load, locate, refuse_if, section
+from sslsv.settings import (
+    ConfigError,
+    Location,
+    apply_overrides,
+    differences,
+    load,
+    locate,
+    refuse_if,
+    section,
+)
 
 # Ward's method stores the distances of all pairs: 1.6 GB for this many rows, and twice that while it runs.
 MAX_WARD_ROWS = 20_000
@@ -56,7 +65,7 @@ class ClusteringConfig:
 class PseudoLabelConfig(Config):
     """Hold the settings of a pseudo-label loop: all settings of its supervised runs, and of its rounds."""
 
-    init: Annotated[Place, Field(description="first encoder: a run, or a config (x.yml) to train")] = (
+    init: Annotated[Location, Field(description="first encoder: a run, or a config (x.yml) to train")] = (
         "configs/simclr.yml"
     )
     encoders_start_from: Annotated[
@@ -75,7 +84,7 @@ class PseudoLabelConfig(Config):
         Settings | None, Field(description="for a last stage from the best round's run; null = no such stage")
     ] = None
     labels: Annotated[
-        Place | None,
+        Location | None,
         Field(description="list of `speaker path` lines, used only to evaluate clusters in reports"),
     ] = None
 

@@ -59,12 +59,12 @@ class Loop:
         """
         config = self.config
         while len(self.rounds) < config.num_rounds and not self.has_stopped:
-            self.note(self.take_round(len(self.rounds) + 1), notice)
+            self.record_stage(self.run_round(len(self.rounds) + 1), notice)
         if config.large_margin is not None and len(self.records) == len(self.rounds):
-            self.note(self.take_large_margin(), notice)
+            self.record_stage(self.run_large_margin(), notice)
         self.folder.delete_folder("embeddings")
         best = best_of(self.records)
-        summary = {"is_finished": True, "run": self.place(best["stage"]), "best": best}
+        summary = {"is_finished": True, "run": self.path_of(best["stage"]), "best": best}
         self.folder.write_json("summary.json", summary)
         return summary
 
@@ -79,34 +79,34 @@ class Loop:
         patience, rounds = self.config.round_patience, self.rounds
         return bool(patience and rounds and len(rounds) - 1 - rounds.index(best_of(rounds)) >= patience)
 
-    def place(self, name: str) -> str:
+    def path_of(self, name: str) -> str:
         """Return the full path of a file or run of the loop."""
         return below(self.folder.location, name)
 
-    def note(self, record: Record, notice: Callable[[Record], None]) -> None:
+    def record_stage(self, record: Record, notice: Callable[[Record], None]) -> None:
         """Record that a stage has finished."""
         self.records.append(record)
         self.folder.write_records("rounds.jsonl", self.records)
         notice(record)
 
-    def take_round(self, number: int) -> Record:
+    def run_round(self, number: int) -> Record:
         """Embed, cluster and train; return the record of the round."""
         config, stage, first = self.config, f"round_{number}", self.first_source()
-        source = self.place(f"round_{number - 1}") if number > 1 else first
+        source = self.path_of(f"round_{number - 1}") if number > 1 else first
         train_list = f"lists/{stage}"
         statistics = self.cluster(number, train_list, source)
         torch.cuda.empty_cache()  # frees memory for the training, which may be another process
         init = {"nothing": None, "first": first, "last": source}[config.encoders_start_from]
         settings, _ = stages_of(config)[number - 1]
-        run = stage_config(settings, self.folder.location, stage, self.place(train_list), init)
+        run = stage_config(settings, self.folder.location, stage, self.path_of(train_list), init)
         return {"stage": stage, "source": source, **statistics, **self.train_run(run, train_list)}
 
-    def take_large_margin(self) -> Record:
+    def run_large_margin(self) -> Record:
         """Train a last stage from the best round's run, with its list and its classes."""
         best = best_of(self.rounds)
-        source, train_list = self.place(best["stage"]), best["list"]
+        source, train_list = self.path_of(best["stage"]), best["list"]
         _, settings = stages_of(self.config)[self.rounds.index(best)]
-        run = stage_config(settings, self.folder.location, LARGE_MARGIN, self.place(train_list), source)
+        run = stage_config(settings, self.folder.location, LARGE_MARGIN, self.path_of(train_list), source)
         return {"stage": LARGE_MARGIN, "source": source, **self.train_run(run, train_list)}
 
     def first_source(self) -> str:
@@ -114,7 +114,7 @@ class Loop:
         if not is_config_file(self.config.init):
             return absolute(self.config.init)
         self.train_run(first_config(self.config, self.folder.location))
-        return self.place("round_0")
+        return self.path_of("round_0")
 
     def train_run(self, config: Config, train_list: str | None = None) -> Record:
         """Train a run, unless it is finished, and return its results; raises Failed."""
@@ -135,9 +135,9 @@ class Loop:
             "test": {key: value for key, value in chosen.items() if key.startswith("test/")},
             "training_seconds": summary["seconds"],
         }
-        return record | (self.gated(folder, train_list) if train_list is not None else {})
+        return record | (self.gate_shares(folder, train_list) if train_list is not None else {})
 
-    def gated(self, folder: RunFolder, train_list: str) -> Record:
+    def gate_shares(self, folder: RunFolder, train_list: str) -> Record:
         """Return the shares of utterances that a run's gate kept and corrected last; empty without a gate."""
         model = read_checkpoint(folder, find_checkpoint(folder, "last")).model
         if "gate.outcomes" not in model:
@@ -148,7 +148,7 @@ class Loop:
             "corrected": float((outcomes == CORRECTED).mean()),
         }
         if self.config.labels is not None:
-            labels = self.labels_of(self.place(train_list))
+            labels = self.labels_of(self.path_of(train_list))
             labels[np.flatnonzero(labels >= 0)[outcomes != KEPT]] = -1
             record |= {"kept_purity": purity(labels, self.truth())}
         return record
@@ -217,7 +217,8 @@ class Loop:
             "nmi_before": None,
         }
         if number > 1:
-            record["nmi_before"] = agreement(labels, self.labels_of(self.place(f"lists/round_{number - 1}")))
+            before = self.labels_of(self.path_of(f"lists/round_{number - 1}"))
+            record["nmi_before"] = agreement(labels, before)
         if self.config.labels is not None:
             truth = self.truth()
             record |= {"nmi": agreement(labels, truth), "purity": purity(labels, truth)}

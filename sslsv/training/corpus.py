@@ -20,7 +20,7 @@ from sslsv.models.base import CorpusSize, Model
 from sslsv.ops import distributed
 from sslsv.training.step import move
 
-MEASURED = 200  # utterances whose length is read to estimate the total
+NUM_MEASURED = 200  # utterances whose length is read to estimate the total
 BLOCK_CROPS = 64  # crops per forward pass; fixed, because the last bit of embeddings depends on it
 
 
@@ -34,10 +34,10 @@ class TrainingCorpus:
         self._makers: dict[tuple[float, bool], Any] = {}
 
     def hours(self) -> float:
-        """Estimate the hours of speech from the lengths of `MEASURED` utterances at most, evenly spaced."""
+        """Estimate the hours of speech from at most `NUM_MEASURED` lengths, evenly spaced."""
         recordings, paths = open_recordings(self.config.data.root), self.manifest.paths
         seconds: list[float] = []
-        for path in paths[:: -(-len(paths) // MEASURED)]:
+        for path in paths[:: -(-len(paths) // NUM_MEASURED)]:
             with contextlib.suppress(AudioError), recordings.open(path) as recording:
                 seconds.append(recording.num_samples / SAMPLE_RATE)
         return len(paths) * sum(seconds) / max(len(seconds), 1) / 3600

@@ -12,7 +12,7 @@ from sslsv.config import Config, to_yaml
 from sslsv.models.base import CorpusSize, Model
 from sslsv.ops import distributed
 from sslsv.ops.batchnorm import synchronize_batchnorm
-from sslsv.runs.checkpoint import Checkpoint, Position, newest_sound_checkpoint, read_checkpoint
+from sslsv.runs.checkpoint import Checkpoint, Position, newest_undamaged_checkpoint, read_checkpoint
 from sslsv.runs.environment import describe_environment
 from sslsv.runs.folder import RunFolder
 from sslsv.training.initial import load_source
@@ -94,7 +94,8 @@ def restore_state(state: TrainingState, folder: RunFolder, config: Config) -> No
 
     The first worker chooses the checkpoint, so that all load the same file even if the folder changes.
     """
-    name = distributed.broadcast_object(newest_sound_checkpoint(folder) if distributed.is_main() else None)
+    newest = newest_undamaged_checkpoint(folder) if distributed.is_main() else None
+    name = distributed.broadcast_object(newest)
     if name is None:
         if (source := load_source(config)) is not None:
             with torch.no_grad():

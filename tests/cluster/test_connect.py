@@ -158,11 +158,11 @@ def test_bundles_of__each_worker_has_a_data_process_and_the_others_have_room_any
     assert bundles_of(resources, 2) == [{"CPU": 2.5, "GPU": 1.0}] * 2 + [{"CPU": 0.5}] * more
 
 
-def cluster_of(*free, coming=0):
+def cluster_of(*free, num_starting=0):
     """Return machines "0", "1" ... of 3 CPUs, with the given numbers of free CPUs."""
     total = {str(i): {"CPU": 3.0} for i in range(len(free))}
     available = {str(i): {"CPU": cpus} for i, cpus in enumerate(free)}
-    return Cluster(total, available, set(), coming, has_autoscaler=False)
+    return Cluster(total, available, set(), num_starting, has_autoscaler=False)
 
 
 @pytest.fixture
@@ -197,8 +197,8 @@ def test_wait_for_room__fewer_workers_than_the_machines_hold_start_only_after_a_
         ([cluster_of(0)] * 5 + [cluster_of(3)], 12, True, 0),
         ([cluster_of(0)] * 50 + [cluster_of(3)], 60, True, 1),
         ([cluster_of(0)] * 50 + [cluster_of(3)], 12, False, 1),
-        ([cluster_of(0)] + [cluster_of(0, coming=1)] * 50 + [cluster_of(3)], 12, True, 1),
-        ([cluster_of(0, coming=1), cluster_of(0)], 12, False, 1),  # the machines were not enough
+        ([cluster_of(0)] + [cluster_of(0, num_starting=1)] * 50 + [cluster_of(3)], 12, True, 1),
+        ([cluster_of(0, num_starting=1), cluster_of(0)], 12, False, 1),  # the machines were not enough
     ],
 )
 def test_wait_for_room__is_patient_and_longer_so_while_machines_are_started(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sslsv.data.audio_files import find_audio_files, why_unlistable
+from sslsv.data.audio_files import find_audio_files, unlistable_reason
 from sslsv.data.list_forms import TRAIN
 from tests.data.test_list_forms import rows_of
 
@@ -49,7 +49,7 @@ def test_find_audio_files__enters_linked_folders_once_and_ends_in_loops(tmp_path
 def test_why_unlistable__is_none_exactly_where_a_list_returns_the_path(
     tmp_path: Path, path: str, why: str | None
 ) -> None:
-    reason = why_unlistable(path)
+    reason = unlistable_reason(path)
     assert reason is None if why is None else why in str(reason)
     try:
         came_back = rows_of(tmp_path, TRAIN, os.fsencode(f"a {path}\n"))[1] == [("a", path)]

@@ -17,7 +17,7 @@ def _two_ranks(rank: int, folder: str) -> None:
     assert x.grad[:, 0].tolist() == ([11.0, 22.0] if rank == 0 else [33.0, 44.0])
 
     x.grad = None
-    gathered = distributed.gather(x, loss_is_whole=True)
+    gathered = distributed.gather(x, is_global_loss=True)
     weights = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)  # same loss: gradients double
     (gathered.sum(1) * weights).sum().backward()
     assert x.grad[:, 0].tolist() == ([2.0, 4.0] if rank == 0 else [6.0, 8.0])

@@ -21,7 +21,7 @@ def written(folder: Path, content: bytes, count: int = 1) -> list[Path]:
     return paths
 
 
-def place_of(name: str) -> str | None:
+def path_of(name: str) -> str | None:
     return name.removeprefix("wav/") if name.endswith(".wav") else None
 
 
@@ -44,9 +44,9 @@ def test_extract__writes_the_content_and_keeps_what_is_there(
     mine = tmp_path / "out/id10002/v/00002.wav"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
-    assert extract(paths, place_of, tmp_path / "out", "x")
+    assert extract(paths, path_of, tmp_path / "out", "x")
     for name, content in FILES.items():
-        assert (tmp_path / "out" / place_of(name)).read_bytes() == (b"mine" if "id10002" in name else content)
+        assert (tmp_path / "out" / path_of(name)).read_bytes() == (b"mine" if "id10002" in name else content)
     assert "5 of 5 files are there" in capsys.readouterr().out
 
 
@@ -55,10 +55,10 @@ def test_extract__names_a_damaged_file_and_writes_the_others(
 ) -> None:
     buffer = bytearray(zipped(FILES))
     paths = written(tmp_path, bytes(buffer))
-    with open_zip(paths, place_of) as (_, entries):
+    with open_zip(paths, path_of) as (_, entries):
         buffer[entries[2][0].header_offset + 200] ^= 0xFF
     paths[0].write_bytes(buffer)
-    assert not extract(paths, place_of, tmp_path / "out", "x")
+    assert not extract(paths, path_of, tmp_path / "out", "x")
     assert "4 of 5 files are there; damaged in the archive: id10002/v/00002.wav" in capsys.readouterr().out
     assert len(list((tmp_path / "out").rglob("*.wav"))) == 4
 
@@ -67,13 +67,13 @@ def test_extract__names_a_damaged_file_and_writes_the_others(
 def test_extract__refuses_links_and_names_that_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
     paths = written(tmp_path, zipped({**FILES, name: b"evil"}))
     with pytest.raises(ValueError, match="it leads out of the folder"):
-        extract(paths, place_of, tmp_path / "out", "x")
+        extract(paths, path_of, tmp_path / "out", "x")
     link = zipfile.ZipInfo("wav/link.wav")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(paths[0], "w") as archive:
         archive.writestr(link, "/etc/passwd")
     with pytest.raises(ValueError, match="'wav/link.wav', which is refused: it is a link"):
-        extract(paths, place_of, tmp_path / "out", "x")
+        extract(paths, path_of, tmp_path / "out", "x")
 
 
 @pytest.mark.parametrize("drop", ["last byte", "first part", "middle part"])
@@ -84,7 +84,7 @@ def test_extract__says_that_a_part_is_missing_or_cut_off(tmp_path: Path, drop: s
     else:
         del paths[0 if drop == "first part" else 1]
     with pytest.raises(ValueError, match="part is missing, cut off or in the wrong order"):
-        extract(paths, place_of, tmp_path / "out", "x")
+        extract(paths, path_of, tmp_path / "out", "x")
 
 
 @pytest.mark.parametrize("top", ["", "./"])  # `tar czf x.tar.gz .` puts the folder itself first

@@ -10,7 +10,7 @@ from sslsv.data.audio import decode, read_whole, to_int16
 from sslsv.prepare_data.__main__ import main
 from sslsv.prepare_data.archives import open_zip
 from sslsv.prepare_data.convert import _convert_one, convert, map_files
-from sslsv.prepare_data.corpora import voxceleb_place
+from sslsv.prepare_data.corpora import voxceleb_path
 from tests.codecs import write_codec
 from tests.prepare_data.corpus_server import m4a, parts_of, speech, zipped
 
@@ -22,7 +22,7 @@ def archive_of(folder: Path, files: dict[str, bytes]) -> list[Path]:
 
 
 def convert_archive(paths: list[Path], out: Path, kind: str) -> bool:
-    with open_zip(paths, functools.partial(voxceleb_place, suffix=f".{kind}")) as (archive, items):
+    with open_zip(paths, functools.partial(voxceleb_path, suffix=f".{kind}")) as (archive, items):
         return convert(items, out, "test", None, archive)
 
 

@@ -10,7 +10,7 @@ import soundfile
 from sslsv.data.audio import decode
 from sslsv.data.lists import read_train_lists, read_trials
 from sslsv.prepare_data.__main__ import main
-from sslsv.prepare_data.corpora import cut, musan_place, piece_bounds
+from sslsv.prepare_data.corpora import cut, musan_path, piece_bounds
 from tests.prepare_data.corpus_server import (
     Server,
     everything,
@@ -199,7 +199,7 @@ def test_cut__writes_missing_pieces_alone(tmp_path: Path) -> None:
 
 
 def test_musan_place__keeps_the_archives_folders_below_the_category() -> None:
-    assert musan_place("musan/music/fma/x.wav") == "music/fma/x.wav"
-    assert musan_place("/mine/music/musan/noise/free-sound/x.wav") == "noise/free-sound/x.wav"
-    assert musan_place("musan/music/fma/LICENSE") is None
-    assert musan_place("musan/README") is None
+    assert musan_path("musan/music/fma/x.wav") == "music/fma/x.wav"
+    assert musan_path("/mine/music/musan/noise/free-sound/x.wav") == "noise/free-sound/x.wav"
+    assert musan_path("musan/music/fma/LICENSE") is None
+    assert musan_path("musan/README") is None

@@ -10,7 +10,7 @@ from sslsv.runs.checkpoint import (
     CheckpointWriter,
     find_checkpoint,
     list_checkpoints,
-    newest_sound_checkpoint,
+    newest_undamaged_checkpoint,
     prune_checkpoints,
     read_checkpoint,
     write_checkpoint,
@@ -53,7 +53,7 @@ def test_newest_sound_checkpoint__passes_over_a_damaged_one(folder, tmp_path, da
         content[len(content) // 2] ^= 1
     path.write_bytes({"cut": content[:-100], "flip": content, "empty": b""}[damage])
     with pytest.warns(UserWarning, match=f"damaged checkpoint .*{newer}"):
-        assert newest_sound_checkpoint(folder) == older
+        assert newest_undamaged_checkpoint(folder) == older
     with pytest.raises(ValueError, match="is damaged"):
         read_checkpoint(folder, newer)
 
@@ -67,7 +67,7 @@ def test_newest_sound_checkpoint__an_error_of_the_storage_is_no_damage(folder):
 
     folder.read = fails
     with pytest.raises(OSError, match="Input/output error"):  # must not restart from step 0
-        newest_sound_checkpoint(folder)
+        newest_undamaged_checkpoint(folder)
 
 
 def test_read_checkpoint__of_another_version_is_a_sentence(folder, tmp_path):
@@ -83,7 +83,7 @@ def test_prune__keeps_the_newest_and_the_best_and_nothing_that_was_passed_over_o
 ):
     names = [write_checkpoint(folder, some_checkpoint(step)) for step in range(1, 6)]
     folder.write("checkpoints/step_00000009-0123456789abcdef.pt.123.part", b"half")
-    assert newest_sound_checkpoint(folder) == names[-1]
+    assert newest_undamaged_checkpoint(folder) == names[-1]
     prune_checkpoints(folder, names[newest - 1], keep=2, best_step=2)
     assert steps(folder) == left and len(folder.names("checkpoints")) == 3
 

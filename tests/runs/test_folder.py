@@ -8,7 +8,7 @@ import pytest
 
 from sslsv.config import load_config
 from sslsv.runs.folder import RunFolder, absolute, only_command_on, open_filesystem
-from sslsv.settings import ConfigError, check_place
+from sslsv.settings import ConfigError, check_location
 from tests.conftest import REPOSITORY
 
 
@@ -129,7 +129,7 @@ def test_absolute__paths_are_made_so_and_uris_stay():
 
 @pytest.mark.parametrize("place", WITH_SECRETS)
 def test_check_place__refuses_credentials_without_repeating_them(place):
-    for refused in (lambda: check_place("root", place), lambda: RunFolder(place, "run")):
+    for refused in (lambda: check_location("root", place), lambda: RunFolder(place, "run")):
         with pytest.raises(ValueError, match="is a URI with a user, password or key in it") as error:
             refused()
         assert "FAKE" not in str(error.value)
@@ -146,7 +146,7 @@ def test_config__places_with_credentials_are_refused(override):
 
 @pytest.mark.parametrize("place", ["gs://b/x", "s3://b/a@b", "a@b", "/a:b@c", "/a?key=1"])
 def test_check_place__lets_others_pass(place):
-    check_place("root", place)
+    check_location("root", place)
 
 
 def test_open_filesystem__of_an_unknown_kind_is_a_sentence():

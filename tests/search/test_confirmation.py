@@ -7,9 +7,9 @@ import pytest
 from ray import tune
 
 from sslsv.config import ResourcesConfig
-from sslsv.search.confirmation import Confirmation, check_confirmation, compare, sentence
+from sslsv.search.confirmation import Confirmation, check_confirmation, compare, describe
 from sslsv.search.executor import Slots
-from sslsv.search.schedulers import standing
+from sslsv.search.schedulers import ranking
 from sslsv.settings import Failed
 from sslsv.tune import confirm
 from tests.search.test_sweep import BASE, open_sweep, train
@@ -53,13 +53,13 @@ def test_compare__equal_differences_of_few_seeds_are_no_certainty():
 def test_compare__a_lasting_difference_is_beyond_the_noise_but_survivors_are_never_better(lost, better):
     low, high = [18.0, 20.0, 19.1], [20.0, 22.1, 21.0]
     gain, loss = (compare(5, "trials", *each, level=0.95, lost=lost) for each in ((low, high), (high, low)))
-    assert f"-2.00 (-2.25 to -1.75), beyond the noise of the seeds: {better}" in sentence(gain)
+    assert f"-2.00 (-2.25 to -1.75), beyond the noise of the seeds: {better}" in describe(gain)
     assert loss["verdict"].endswith("worse")
 
 
 def test_confirmation__trains_base_and_best_with_the_same_new_seeds_and_tests_them(sweep):
     confirmation = Confirmation(sweep, num_best=2, num_seeds=2)
-    best = [outcome.index for outcome in standing(sweep.history)[:2]]
+    best = [outcome.index for outcome in ranking(sweep.history)[:2]]
     assert confirmation.contestants == [None, *best] and confirmation.num_trials == 6
     configs = [confirmation.config_of(index) for index in range(6)]
     assert [config.seed for config in configs] == [BASE.seed + 1] * 3 + [BASE.seed + 2] * 3
@@ -76,7 +76,7 @@ def test_confirmation__a_trial_with_the_settings_of_the_base_is_not_compared_wit
     sweep = open_sweep(tmp_path, scheduler=None, rung_epochs=(), **changes)
     while not sweep.is_over:
         train(sweep, sweep.next_segment(at_once=1))
-    first, *others = (outcome.index for outcome in standing(sweep.history))
+    first, *others = (outcome.index for outcome in ranking(sweep.history))
     assert first == 0
     if not others:
         with pytest.raises(ValueError, match="no trial except the base itself can win"):
@@ -119,7 +119,7 @@ def test_confirmation__what_collapsed_is_left_out_with_its_partner(sweep):
     finish_trainings(confirmation, 21.0, 18.5)
     ((found,), incomparable) = confirmation.comparisons()
     assert {"seeds": 2, "lost": 1, "base_mean": 20.5, "mean": 18.25}.items() <= found.items()
-    assert "2 seeds (1 more lost): EER" in sentence(found) and incomparable == []
+    assert "2 seeds (1 more lost): EER" in describe(found) and incomparable == []
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_confirmation__what_collapsed_is_left_out_with_its_partner(sweep):
 def test_confirm__says_how_many_there_are_and_fails_where_nothing_is_comparable(sweep, capsys, eers, fails):
     confirmation = Confirmation(sweep, num_best=1, num_seeds=2)
     finish_trainings(confirmation, *eers)
-    sweep.history.outcomes[:] = standing(sweep.history)[:1]  # only one trial can win
+    sweep.history.outcomes[:] = ranking(sweep.history)[:1]  # only one trial can win
     slots = Slots(at_once=1, gpus=0.0, resources=ResourcesConfig())
     with pytest.raises(Failed, match="nothing is confirmed") if fails else contextlib.nullcontext():
         confirm(sweep, slots, num_best=3, num_seeds=2)

@@ -68,7 +68,7 @@ def test_segments__the_third_fault_of_the_storage_in_a_row_halts_and_nothing_is_
     sweep = open_sweep(tmp_path, scheduler=Asha(3))
     first = sweep.next_segment(at_once=1)
     for _ in range(2):
-        sweep.put_back(first, "the disk is away")
+        sweep.requeue(first, "the disk is away")
         assert sweep.next_segment(at_once=1) == first
     train(sweep, first)  # the disk is available again
     segments = Segments(sweep, at_once=1)

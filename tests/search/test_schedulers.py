@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from sslsv.search.schedulers import Asha, Decision, Halving, History, Outcome, standing
+from sslsv.search.schedulers import Asha, Decision, Halving, History, Outcome, ranking
 
 
 def run(scheduler, costs, rungs, at_once=1, *, seed=None, kills=0.0, states=None, history=None, late=()):
@@ -58,7 +58,7 @@ def last_rungs(history):
 def test_decide__the_best_go_on(scheduler, costs, rungs, expected):
     history = run(scheduler, costs, rungs)
     assert last_rungs(history) == dict(enumerate(expected))
-    assert standing(history)[0].index == min(range(len(costs)), key=lambda index: (costs[index], index))
+    assert ranking(history)[0].index == min(range(len(costs)), key=lambda index: (costs[index], index))
 
 
 def test_halving__waits_for_all_trials_of_a_rung():

@@ -20,7 +20,7 @@ from sslsv.config import (
 from sslsv.runs.folder import RunFolder, absolute
 from sslsv.search import Asha, Halving, Space
 from sslsv.search.executor import Slots
-from sslsv.search.schedulers import standing
+from sslsv.search.schedulers import ranking
 from sslsv.search.space import load_space
 from sslsv.search.sweep import Sweep, check_folder, describe_request, prepare_folder
 from sslsv.search.trial_settings import base_config, with_overrides
@@ -197,7 +197,7 @@ def test_end_segment__tells_what_came_of_it_and_which_is_best(tmp_path, capsys):
     is_best = [value == min(values[: i + 1]) for i, value in enumerate(values)]
     assert [line.endswith("(best so far)") for line in lines] == is_best
     assert "epoch    1  reached  trial 0, EER " in lines[0] and "temperature=" in lines[0]
-    assert [sweep.state_of(outcome) for outcome in standing(sweep.history)] == ["unfinished"] * 3
+    assert [sweep.state_of(outcome) for outcome in ranking(sweep.history)] == ["unfinished"] * 3
     assert sweep.folder.read("results.csv").count(b"\n") == 4  # the results exist however the command ends
 
 

@@ -39,7 +39,7 @@ def embed(root: Path, **settings) -> tuple[torch.Tensor, TrainingCorpus]:
 def test_hours__are_exact_where_there_are_few_utterances_and_near_elsewhere(
     measured: int, demo_corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus_module, "MEASURED", measured)
+    monkeypatch.setattr(corpus_module, "NUM_MEASURED", measured)
     manifest = read_train_lists(demo_corpus, LISTS)
     config = Config(data=DataConfig(root=str(demo_corpus), train_lists=LISTS))
     exact = sum(soundfile.info(demo_corpus / path).duration for path in manifest.paths) / 3600
