@@ -117,7 +117,7 @@ def test_tune__without_resume_or_fresh_a_sweep_is_left_alone(reference, capsys):
     space, tuning, _ = reference
     before = tuning.folder.read("decisions.jsonl")
     assert main([str(space), "--storage", str(space.parent / "tune"), "--name", "whole"]) == 2
-    assert "--resume goes on with it, --fresh starts anew" in capsys.readouterr().err
+    assert "--resume continues it, --fresh starts anew" in capsys.readouterr().err
     assert tuning.folder.read("decisions.jsonl") == before
 
 
