@@ -64,7 +64,7 @@ def main() -> int:
                 epochs = plan.epochs_in(args.minutes, times[path])
                 run = {"config": str(path), "seed": seed, "epochs": epochs, **shared}
                 if not any(run.items() <= line.items() and "tests" in line for line in stored):
-                    result = {**run, "step_ms": times[path], **trained(path, plan, run, args)}
+                    result = {**run, "step_ms": times[path], **train_and_evaluate(path, plan, run, args)}
                     stored.append(result)
                     append(args.out, result)
     except KeyboardInterrupt:
@@ -117,63 +117,61 @@ class RunPlan:
         return [*overrides, f"evaluation.every_epochs={max(1, epochs // VALIDATIONS)}"]
 
 
-def plan_of(path: Path, given: argparse.Namespace) -> RunPlan:
+def plan_of(path: Path, args: argparse.Namespace) -> RunPlan:
     """Return the plan of a config with the settings of all runs here: one process, `--threads` threads."""
     return RunPlan(
         path,
         [
-            f"data.root={given.corpus.resolve()}",
+            f"data.root={args.corpus.resolve()}",
             "resources.workers=1",
-            f"resources.threads_per_worker={given.threads}",
+            f"resources.threads_per_worker={args.threads}",
             "evaluation.test_every_epochs=0",
             "run.tensorboard=false",
             "run.wandb=disabled",
             "run.progress=false",
-            *given.overrides,
+            *args.overrides,
         ],
     )
 
 
 def step_times(
-    plans: dict[Path, RunPlan], known: list[dict[str, Any]], given: argparse.Namespace
+    plans: dict[Path, RunPlan], stored: list[dict[str, Any]], args: argparse.Namespace
 ) -> dict[Path, float]:
     """Return the milliseconds of a step of each config: from FILE, or the first config's times a ratio."""
-    times = {Path(line["config"]): line["measured_ms"] for line in known if "measured_ms" in line}
+    times = {Path(line["config"]): line["measured_ms"] for line in stored if "measured_ms" in line}
     first, *_ = plans
     if all(path in times for path in plans):
         return times
-    with stepper(first, plans[first], given) as reference:
+    with stepper(first, plans[first], args) as reference:
         if first not in times:
             measured = statistics.median(cpu_seconds(reference) for _ in range(2 * ROUNDS))
-            note(first, given.step_ms or 1000 * measured / given.threads, times, given)
+            store_time(first, args.step_ms or 1000 * measured / args.threads, times, args)
         for path, plan in plans.items():
             if path not in times:
                 share = after = 0.0
                 positives = getattr(plan.config.model, "positives", None)
                 if positives is not None:  # SSPS costs time only from its first epoch on
                     share = 1 - positives.start_epoch / plan.config.train.epochs
-                    after = ratio_of(path, plan, reference, given, "model.positives.start_epoch=0")
-                before = ratio_of(path, plan, reference, given, *["model.positives=null"] * bool(positives))
-                note(path, ((1 - share) * before + share * after) * times[first], times, given)
+                    after = ratio_of(path, plan, reference, args, "model.positives.start_epoch=0")
+                before = ratio_of(path, plan, reference, args, *["model.positives=null"] * bool(positives))
+                store_time(path, ((1 - share) * before + share * after) * times[first], times, args)
     return times
 
 
-def stepper(path: Path, plan: RunPlan, given: argparse.Namespace, *more: str) -> Contestant:
+def stepper(path: Path, plan: RunPlan, args: argparse.Namespace, *more: str) -> Contestant:
     """Return a contestant that takes this config's steps."""
     return Contestant(
         "method_step",
-        threads=given.threads,
+        threads=args.threads,
         config=str(path),
         overrides=[*plan.overrides, *more],
         num_utterances=plan.num_utterances,
     )
 
 
-def ratio_of(
-    path: Path, plan: RunPlan, reference: Contestant, given: argparse.Namespace, *more: str
-) -> float:
+def ratio_of(path: Path, plan: RunPlan, reference: Contestant, args: argparse.Namespace, *more: str) -> float:
     """Return the time of a step divided by the reference's: the median of alternating pairs."""
-    with stepper(path, plan, given, *more) as ours:
+    with stepper(path, plan, args, *more) as ours:
         return statistics.median(cpu_seconds(ours) / cpu_seconds(reference) for _ in range(ROUNDS))
 
 
@@ -183,26 +181,28 @@ def cpu_seconds(stepper: Contestant) -> float:
     return stepper.facts["cpu_seconds"]
 
 
-def note(path: Path, step_ms: float, times: dict[Path, float], given: argparse.Namespace) -> None:
+def store_time(path: Path, step_ms: float, times: dict[Path, float], args: argparse.Namespace) -> None:
     """Store a measured time in `times` and in FILE."""
     times[path] = step_ms
     line = {"config": str(path), "measured_ms": step_ms}
-    append(given.out, {**line, "threads": given.threads, "overrides": given.overrides})
+    append(args.out, {**line, "threads": args.threads, "overrides": args.overrides})
 
 
-def trained(path: Path, plan: RunPlan, wanted: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
+def train_and_evaluate(
+    path: Path, plan: RunPlan, run: dict[str, Any], args: argparse.Namespace
+) -> dict[str, Any]:
     """Train and evaluate one run by the command line; return its results, or the error."""
-    epochs, seed = wanted["epochs"], wanted["seed"]
+    epochs, seed = run["epochs"], run["seed"]
     # The digest keeps runs with other settings apart.
     digest = f"{zlib.crc32(' '.join(plan.overrides).encode()):08x}"
     name = f"{path.parent.name}-{path.stem}-{epochs}x{plan.steps_per_epoch}-seed{seed}-{digest}"
-    folder = Path(given.storage) / name
+    folder = Path(args.storage) / name
     settings = [
         *plan.overrides,
         *plan.scaled(epochs),
         f"seed={seed}",
         f"run.name={name}",
-        f"run.storage={given.storage}",
+        f"run.storage={args.storage}",
     ]
     commands = [["evaluate", str(folder), "--norm", "as", "--no-calibration", "--workers", "1"]]
     if not (folder / "summary.json").exists():  # an earlier call may have been stopped during `evaluate`

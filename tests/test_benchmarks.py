@@ -67,7 +67,7 @@ def test_learning__a_result_of_other_settings_is_none_of_these(
     arguments = ["seed=1", "--corpus", str(tmp_path), "--out", str(out), "--configs", "a.yml"]
     monkeypatch.setattr(sys, "argv", ["learning", *arguments])
     monkeypatch.setattr(learning, "plan_of", lambda path, given: OneEpoch())
-    monkeypatch.setattr(learning, "trained", lambda *given: {"error": "it was trained"})
+    monkeypatch.setattr(learning, "train_and_evaluate", lambda *given: {"error": "it was trained"})
     for name in ("table", "ranking"):
         monkeypatch.setattr(learning, name, lambda lines: f"{len(lines)} lines")
     assert learning.main() == 0
