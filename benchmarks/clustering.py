@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.command import memory_bytes, parser_of
 from sslsv.models.clustering import half_unit_rows, spherical_kmeans
-from sslsv.tasks.clustering import cluster, neighbors, silhouette
+from sslsv.tasks.clustering import cluster, nearest_rows, silhouette
 from sslsv.tasks.pseudo_labels import ClusteringConfig
 
 CORPUS, DIM = 1_092_009, 512
@@ -50,7 +50,7 @@ def main() -> None:
     )
     silhouette_seconds = seconds_of(lambda: silhouette(rows, labels))
     sample = rows[: 2**14]
-    graph_seconds = seconds_of(lambda: neighbors(sample, 30))
+    graph_seconds = seconds_of(lambda: nearest_rows(sample, 30))
     config = ClusteringConfig(name="kmeans_agglomerative", num_clusters=(ward_rows // 4,), min_members=1)
     ward_seconds = seconds_of(lambda: cluster(rows[:ward_rows], config, 0))
     hardware = f"{os.cpu_count()} cores" if device.type == "cpu" else "one GPU"

@@ -23,12 +23,12 @@ from sslsv.settings import (
     section,
 )
 
-# Metrics that can select the best checkpoint. Alignment can't: it is best when all embeddings are equal.
+# Metrics that can select the best checkpoint; not label_free/alignment, best when all embeddings are equal.
 LowerIsBetter = Literal["eer", "min_dcf", "label_free/pseudo_eer"]
 HigherIsBetter = Literal["label_free/lidar", "label_free/rankme"]
 Criterion = Literal[LowerIsBetter, HigherIsBetter]
 CRITERIA = get_args(Criterion)
-# Settings that may change when a run resumes: they affect where and how it runs, not what is computed.
+# Prefixes of settings that change no result, so that a resumed run may change them ("run." is a section).
 CHANGEABLE: tuple[str, ...] = ("run.", "resources.", "data.max_bad_share:", "data.bank_cache_mb:")
 CHANGEABLE += ("evaluation.batch_seconds:", "train.log_every_steps:", "train.recompute:")
 Count = Annotated[int, Field(ge=1)]
@@ -99,7 +99,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: Annotated[bool, Field(description="layout of convolutions; faster with bf16")] = False
     compile: Annotated[bool, Field(description="torch.compile: slow start, faster GPU steps")] = False
-    # Set this to true to make the result independent of the number of workers.
+    # If this is false, the result depends on the number of workers.
     sync_batchnorm: Annotated[bool, Field(description="batch-norm statistics over all workers")] = True
     # Try this first if GPU memory is short: a third of the memory, 1.4 times the time, same results (H200).
     recompute: Annotated[bool, Field(description="recompute activations in the backward pass")] = False
@@ -264,6 +264,7 @@ class Config:
         )
         warmup = schedule.warmup_epochs if schedule.name.startswith("warmup_") else 0.0
         ends = {"optimizer.schedule.warmup_epochs": warmup}
+        # Parts of a method may begin late (positives, gate, correction) or rise over epochs (margins).
         for name, part in vars(self.model).items():
             start, rise = getattr(part, "start_epoch", 0), getattr(part, "schedule", part)
             refuse_if(
@@ -315,9 +316,9 @@ def is_better(criterion: str, value: float, than: float) -> bool:
     return value < than if criterion in get_args(LowerIsBetter) else value > than
 
 
-def changes_of(old: Config, new: Config, *free: str) -> list[str]:
-    """Return the differences that keep a run from resuming, except those that begin with one of `free`."""
-    changes = [line for line in differences(old, new) if not line.startswith((*CHANGEABLE, *free))]
+def changes_of(old: Config, new: Config, *ignored: str) -> list[str]:
+    """Return the differences that keep a run from resuming, except those that begin with one of `ignored`."""
+    changes = [line for line in differences(old, new) if not line.startswith((*CHANGEABLE, *ignored))]
     before, now = old.resources.workers, new.resources.workers
     if before != now and not new.train.sync_batchnorm:
         changes.append(f"resources.workers: {before} -> {now}, and with it batch statistics")

@@ -1,6 +1,6 @@
 """Import an encoder: `sslsv import_encoder FILE --from PROJECT --out RUN [key=value ...]`.
 
-FILE is a checkpoint of SpeechBrain, wespeaker, 3D-Speaker or the first sslsv (`upstream`). RUN becomes a run
+FILE is a checkpoint of SpeechBrain, wespeaker, 3D-Speaker or theolepage/sslsv (`upstream`). RUN becomes a run
 folder for evaluate, verify, embed, export and `encoder.init`. Give settings that the file does not contain as
 key=value: encoder.features.window=hann, or data.root=DATA evaluation.validation=LIST for calibration. The
 default of --labels is unused for `upstream` and for students and teachers of 3D-Speaker, and used otherwise.

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 import uuid
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +68,9 @@ def run(config: Config, steps: int) -> dict[str, Any]:
     config = apply_overrides(config, {"run": quiet, "train.epochs": ENDLESS_EPOCHS})
     folder, result = RunFolder(config.run.storage, name), dict[str, Any]()
     with LiveLine("starting Ray") as line, connection(config.resources) as resources:
+        config = apply_overrides(config, {"resources.gpu": resources.gpu})  # refuses fp16 without a GPU
         try:
-            result = fit(replace(config, resources=resources), folder, line, profile_steps, steps=steps)
+            result = fit(config, folder, line, profile_steps, steps=steps)
         finally:
             if "error" not in result:
                 with contextlib.suppress(OSError):  # workers may still be writing after Ctrl-C

@@ -55,7 +55,8 @@ def run(options: argparse.Namespace) -> int:
             with contextlib.suppress(OSError):  # the loop itself reports a full disk
                 write_rounds_report(folder)
 
-        with connection(config.resources):
+        with connection(config.resources) as resources:
+            apply_overrides(config, {"resources.gpu": resources.gpu})  # refuses fp16 without a GPU
             if options.fresh and folder.kind():
                 print(f"the old folder is now named {folder.set_aside()}", file=sys.stderr)
             elif folder.has("loop.yml"):

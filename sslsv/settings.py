@@ -194,7 +194,7 @@ def _sentence(errors: Sequence[Mapping[str, Any]], root: type, raw: Any) -> str:
 
 
 def _unknown_key(path: str, chosen: str, root: type) -> str:
-    """Suggest the most similar key, or list all keys; `chosen` is the `name` of the section with the key."""
+    """Describe an unknown key: suggest a similar one, or list all; `chosen` is the `name` of its section."""
     section, _, key = path.rpartition(".")
     key_paths, parent = [*_key_paths(root)], re.sub(r"\[\d+\]", "", section)
     siblings = [(p.rpartition(".")[2], owner) for p, owner in key_paths if p.rpartition(".")[0] == parent]
@@ -254,7 +254,10 @@ def _parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"the override {text!r} is not of the form key.path=value, such as train.epochs=20")
-    return key.strip(), parse_yaml(value)
+    override = key.strip(), parse_yaml(value)
+    if not list(_leaves(*override)):  # an empty mapping
+        raise ConfigError(f"the override {text!r} changes nothing; write keys and values between the braces")
+    return override
 
 
 def _leaves(path: str, value: Any, splits_lists: bool = False) -> Iterator[tuple[str, Any]]:

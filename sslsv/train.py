@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import uuid
-from dataclasses import replace
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sslsv import registry
 from sslsv.config import Config, changes_of, load_config, read_config, to_yaml
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import ConfigError, Failed, command_name, require_file
+from sslsv.settings import ConfigError, Failed, apply_overrides, command_name, require_file
 
 NUM_TRIED = 64  # recordings of each list, evenly spaced, that are read before training starts
 
@@ -95,6 +94,8 @@ def run(
                 from sslsv.cluster.fit import fit
                 from sslsv.runs.environment import computes_bf16
 
+                # Refuses fp16 without a GPU, before the folder changes.
+                resolved = apply_overrides(config, {"resources.gpu": resources.gpu})
                 prepare_folder(folder, config, manifest, is_fresh, command)
                 if config.train.precision == "bf16" and not resources.gpu and not computes_bf16():
                     line.say(
@@ -102,7 +103,7 @@ def run(
                         "train.precision=fp32 may train twice as fast"
                     )
                 try:
-                    return fit(replace(config, resources=resources), folder, line)
+                    return fit(resolved, folder, line)
                 finally:
                     line.stage("writing the report")
                     from sslsv.reports.training import write_report
@@ -165,7 +166,8 @@ def check_recordings(recordings: "Recordings", name: str, paths: list[str], max_
         print(f"warning: {sentence}", file=sys.stderr)
     if slow:
         hint = f"`{command_name('prepare_data')} convert FOLDER --out COPY` helps"
-        print(f"{len(slow)} {tried} ({slow[0]} ...) take ten times as long as FLAC: {hint}", file=sys.stderr)
+        sentence = f"{len(slow)} {tried} ({slow[0]} ...) take ten times as long as FLAC: {hint}"
+        print(f"note: {sentence}", file=sys.stderr)
 
 
 def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", extends: bool = False) -> None:
@@ -191,8 +193,8 @@ def check_folder(folder: "RunFolder", config: Config, manifest: "Manifest", exte
     else:
         trained_on = TrainedOn.read(folder, config.data.root)
         lists = folder.read_json("run.json").get("lists") if folder.has("run.json") else None
-        free = ("data.root:", "data.train_lists:") if trained_on is not None else ()
-        changes = changes_of(old, config, *free)
+        movable = ("data.root:", "data.train_lists:") if trained_on is not None else ()
+        changes = changes_of(old, config, *movable)
         is_longer = len(changes) == 1 and config.train.epochs > old.train.epochs
         if changes and not (is_longer and extends):
             problem = f"holds a run with other settings ({'; '.join(changes)})"
@@ -250,7 +252,7 @@ def prepare_folder(
     else:
         if folder.has("summary.json") or folder.names("checkpoints") or (is_fresh and folder.kind()):
             print(f"the old folder is now named {folder.set_aside()}", file=sys.stderr)
-        is_same = folder.has("config.yml") and folder.read("config.yml") == settings  # it had no checkpoint
+        is_same = folder.has("config.yml") and folder.read("config.yml") == settings  # stopped before a save
         TrainedOn.of(config.data.root, manifest).write(folder)
         warnings = find_leaks(config, folder)
         # run.json is written before config.yml, because config.yml marks the folder as a run.
@@ -271,7 +273,7 @@ def find_leaks(config: Config, folder: "RunFolder") -> list[str]:
     root, sentences = config.data.root, list[str]()
     names = dict.fromkeys(filter(None, [config.evaluation.validation, *config.evaluation.test]))
     trial_sets = [listed_trials(root, name) for name in names]
-    if config.encoder.init and not config.evaluation.validation:  # another seed holds out other speakers
+    if config.encoder.init and not config.evaluation.validation:  # its run may have held out other speakers
         trial_sets += filter(None, [open_training_side(config)[1]])
     sources, _ = overlap.trained_on(config, folder) if trial_sets else ([], [])
     for trial_set in trial_sets:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from sslsv.evaluation.arguments import run_command
-from sslsv.settings import Failed, command_name, require_file
+from sslsv.settings import Failed, apply_overrides, command_name, require_file
 
 if TYPE_CHECKING:  # needs Ray, torch and Optuna, which functions import after parsing the arguments
     from sslsv.search.executor import Slots
@@ -109,6 +109,7 @@ def run(options: argparse.Namespace) -> int:
         free = {kind: total_of(state.free.values(), kind) for kind in ("CPU", "GPU")}
         gpus = space.gpus_per_trial if resources.gpu else 0.0
         slots = find_slots(base.resources, gpus, free, [*state.machines.values()], trials, options.concurrent)
+        apply_overrides(base, {"resources.gpu": slots.resources.gpu})  # refuses fp16 without a GPU
         print(f"{trials} trials of {space.base} by {space.searcher}, chosen by {metric_title(space.metric)}")
         print(slots.describe())
         if options.plan:

@@ -116,7 +116,7 @@ def batches_without_ray(set_attribute: Callable[[object, str, object], None]) ->
 
     set_attribute(corpus, "train_batches", batches)
     for module in (corpus, loop):
-        set_attribute(module, "share", lambda maker: maker)
+        set_attribute(module, "share_maker", lambda maker: maker)
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 import contextlib
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 
 from sslsv.config import load_config
 from sslsv.profile import main, run
+from sslsv.settings import ConfigError
 
 TINY = ["encoder.width=2", "encoder.embedding_dim=16", "train.batch_size=8", "model.crop_seconds=0.5"]
 
@@ -36,6 +38,15 @@ def test_run__its_folder_is_in_the_storage_of_runs_and_stays_only_where_it_faile
     for found, left in (({}, 0), ({"error": "it failed"}, 1)):
         assert run(config, 1) is found
         assert len(list(tmp_path.glob("profile-*/failure.txt"))) == len(list(tmp_path.iterdir())) == left
+
+
+def test_run__fp16_without_a_gpu_is_refused_in_a_sentence(demo_corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "sslsv.cluster.connect.connection", lambda asked: contextlib.nullcontext(replace(asked, gpu=False))
+    )
+    more = [f"data.root={demo_corpus}", f"run.storage={tmp_path}", "train.precision=fp16"]
+    with pytest.raises(ConfigError, match=r"^train\.precision is 'fp16', which needs a GPU"):
+        run(load_config("configs/demo.yml", [*TINY, *more]), 1)
 
 
 @pytest.mark.slow

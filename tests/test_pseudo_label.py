@@ -1,7 +1,9 @@
 """Test the entire command on the synthetic corpus, killed at several points, and refused requests."""
 
+import contextlib
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -128,6 +130,18 @@ def test_pseudo_label__what_cannot_be_is_refused_before_anything_starts(
 ):
     assert sentence in refusal(capsys, yaml, override)
     assert not os.path.exists(tmp_path / "runs" / "settings")
+
+
+def test_pseudo_label__fp16_without_a_gpu_in_any_stage_is_refused_before_the_folder_changes(
+    tmp_path, yaml, monkeypatch, capsys
+):
+    monkeypatch.setattr(
+        "sslsv.cluster.connect.connection", lambda asked: contextlib.nullcontext(replace(asked, gpu=False))
+    )
+    monkeypatch.setattr("sslsv.tasks.rounds.Loop", lambda *_: pytest.fail("the loop was started"))
+    error = refusal(capsys, yaml, "large_margin={train.precision: fp16}")
+    assert error.startswith("error: train.precision is 'fp16', which needs a GPU")
+    assert not RunFolder(str(tmp_path / "runs"), "settings").kind()
 
 
 def test_pseudo_label__a_finished_loop_another_one_and_a_run_are_refused(tmp_path, yaml, capsys):

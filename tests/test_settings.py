@@ -219,6 +219,7 @@ def test_apply_overrides__fills_an_optional_choice_and_empties_it() -> None:
     ("override", "expected"),
     [
         ("=3", "the override '=3' is not of the form key.path=value, such as train.epochs=20"),
+        ("inner={}", "the override 'inner={}' changes nothing; write keys and values between the braces"),
         ("inner.rates=3", "inner.rates is not a setting; did you mean inner.rate?"),
         ("note.x=3", "note is a section; it should be text"),
         ("inner=3", f"inner is 3; {NO_SECTION}"),

@@ -13,7 +13,7 @@ from sslsv.data.section import DataConfig
 from sslsv.evaluation.overlap import TrainedOn
 from sslsv.runs.checkpoint import Checkpoint, list_checkpoints, write_checkpoint
 from sslsv.runs.folder import RunFolder
-from sslsv.settings import Failed
+from sslsv.settings import ConfigError, Failed
 from sslsv.train import check_data, check_folder, find_leaks, main, prepare_folder
 from tests.codecs import speech, write_codec
 
@@ -172,6 +172,20 @@ def test_prepare_folder__names_the_checkpoint_that_is_used_and_the_damaged_one(
     with pytest.warns(UserWarning, match="damaged checkpoint"):
         prepare_folder(folder, config, manifest, is_fresh=False)
     assert "from the beginning" in capsys.readouterr().err
+
+
+def test_run__fp16_without_a_gpu_is_refused_before_the_folder_changes(
+    config, manifest, folder, tmp_path, monkeypatch
+):
+    prepare_folder(folder, config, manifest, is_fresh=False)
+    before = folder.read("config.yml")
+    monkeypatch.setattr(
+        "sslsv.cluster.connect.connection", lambda asked: contextlib.nullcontext(replace(asked, gpu=False))
+    )
+    fp16 = replace(config, train=replace(TRAIN, precision="fp16"))
+    with pytest.raises(ConfigError, match=r"^train\.precision is 'fp16', which needs a GPU"):
+        train.run(fp16, is_fresh=True)
+    assert list(tmp_path.glob("a*")) == [tmp_path / "a"] and folder.read("config.yml") == before
 
 
 def finish(folder, config, manifest, **summary):

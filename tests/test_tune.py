@@ -1,9 +1,11 @@
 """Test the entire command: one-sentence errors, a small sweep, and the same sweep killed several times."""
 
+import contextlib
 import os
 import random
 import sys
 import time
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -171,6 +173,18 @@ def test_main__what_data_or_weights_rule_out_is_refused_wherever_in_the_space_it
     space.write_text(searched)
     assert main([str(space), "--storage", str(tmp_path / "tune")]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_main__fp16_without_a_gpu_is_refused_in_a_sentence(tmp_path, small_config, monkeypatch, capsys):
+    machines = {"a": {"CPU": 4.0}}
+    state = connect.Cluster(machines, machines, leaving=set(), num_starting=0, has_autoscaler=False)
+    monkeypatch.setattr(
+        connect, "connection", lambda asked, *_, **__: contextlib.nullcontext(replace(asked, gpu=False))
+    )
+    monkeypatch.setattr(connect, "cluster_state", lambda: state)
+    options = ["--storage", str(tmp_path / "tune"), "--plan", "train.precision=fp16"]
+    assert main([str(write_space(tmp_path, small_config)), *options]) == 2
+    assert "error: train.precision is 'fp16', which needs a GPU" in capsys.readouterr().err
 
 
 def test_main__without_trials_a_sweep_that_goes_on_keeps_its_number(

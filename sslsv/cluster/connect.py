@@ -80,7 +80,7 @@ def with_device(resources: ResourcesConfig, machines: Iterable[Machine]) -> Reso
 
 
 def room_for(resources: ResourcesConfig, machines: Sequence[Machine], more_cpus: float = 0.0) -> int:
-    """Return how many workers fit, each on one machine, with CPUs for one data process each on any machine.
+    """Return how many workers fit, each on a single machine; its data process may be on another machine.
 
     `more_cpus` is added to the CPUs of `machines`; a negative value stands for CPUs that other jobs hold.
     """
@@ -143,9 +143,9 @@ def wait_for_room(
 ) -> tuple[int, Cluster]:
     """Return the largest of the worker numbers `counts` that fits into the free resources, and the cluster.
 
-    If empty machines would hold more workers, waits up to `SETTLING_SECONDS` for ended workers to release
-    resources. Calls `notice` once if machines are started or it waits longer. Raises CapacityError after
-    `patience_seconds` without room and without new machines; Ray itself would wait forever, silently.
+    If some fit now, but more would fit into empty machines, waits up to `SETTLING_SECONDS` for ended workers
+    to release resources. Calls `notice` once if machines are started or it waits longer. Raises CapacityError
+    after `patience_seconds` without room and without new machines; Ray itself would wait forever, silently.
     """
     start, has_notified = time.monotonic(), False
     deadline = start + patience_seconds

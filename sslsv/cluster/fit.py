@@ -55,7 +55,7 @@ def fit(
     """Run `task(training, **arguments)` in every training process; without a task, `Training.run`.
 
     `config.resources` is the request that `connection` yields; `line` shows the progress. Returns rank 0's
-    result (a summary). On failure, returns `error` (one sentence) and `is_of_system`, which is True if the
+    result (a summary). On failure, returns `error` (one sentence) and `is_system_error`, which is True if the
     cause is Ray, storage, network or missing machines. After a crash, workers restart from the newest
     checkpoint, up to `run.max_failures` times in a row without a newer checkpoint.
     """
@@ -66,8 +66,9 @@ def fit(
         "task": task,
         "arguments": arguments,
         "counts": usable_counts(resources, config.train),
-        "full_machines": None,  # machines of a restart that gained no workers; not tried again
-        "mark": uuid.uuid4().hex,
+        # ids of the machines on which the last restart found no room for more workers
+        "full_machines": None,
+        "mark": uuid.uuid4().hex,  # shows each worker that it sees this folder (`check_sees_run`)
         "wandb_mode": wandb_mode(config.run.wandb),
         "environment": wandb_environment(),  # not in Ray's environment, which Ray's logs show
     }
@@ -76,7 +77,7 @@ def fit(
     try:
         return fit_until_done(job, config, folder, line)
     except CapacityError as error:
-        return {"error": f"training stopped: {error}; {resume_hint(folder)}", "is_of_system": True}
+        return {"error": f"training stopped: {error}; {resume_hint(folder)}", "is_system_error": True}
     except (TrainingFailedError, RayError) as error:
         return describe_failure(error, folder)
     finally:
@@ -101,7 +102,7 @@ def fit_until_done(job: Job, config: Config, folder: RunFolder, line: LiveLine) 
         release_reservation(folder)
         count, cluster = wait_for_room(resources, job["counts"], 60 * resources.wait_minutes, line.say)
         machines = sorted(cluster.machines)
-        if count <= last_count:  # the restart brought no more workers
+        if count <= last_count:  # no gain, so the workers must not stop again to grow on these machines
             job["full_machines"] = machines
         last_count = 0
         line.stage(f"starting {count} training worker{'s' * (count > 1)}, opening the corpus")
@@ -195,7 +196,7 @@ def causes_of(error: Exception) -> list[Any]:
 
 
 def describe_failure(error: Exception, folder: RunFolder) -> dict[str, Any]:
-    """Return `error` (one sentence) and `is_of_system`, which is True if Ray, storage or network failed.
+    """Return `error` (one sentence) and `is_system_error`, which is True if Ray, storage or network failed.
 
     Writes the traceback of the worker, or Ray's message, to `failure.txt` in the run folder.
     """
@@ -211,10 +212,10 @@ def describe_failure(error: Exception, folder: RunFolder) -> dict[str, Any]:
     is_ray_error = bool(lines) and isinstance(original, RayError)
     message = lines[-1] if is_ray_error else ": ".join([type(original).__name__, *lines[:1]])
     path = below(folder.location, "failure.txt")
-    is_of_system = isinstance(error, RayError) or any(isinstance(c, OSError) for c in causes_of(error))
-    condition = "" if is_of_system else " once that is fixed"
+    is_system_error = isinstance(error, RayError) or any(isinstance(c, OSError) for c in causes_of(error))
+    condition = "" if is_system_error else " once that is fixed"
     sentence = f"{process} failed: {message} (details in {path}); {resume_hint(folder)}{condition}"
-    return {"error": sentence, "is_of_system": is_of_system}
+    return {"error": sentence, "is_system_error": is_system_error}
 
 
 def newest_step(folder: RunFolder) -> int:

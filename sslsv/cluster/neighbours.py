@@ -39,11 +39,12 @@ def watch_neighbours() -> None:
 
 
 def _watch() -> None:
-    pause = FIRST_PAUSE / 2  # the first pause is then FIRST_PAUSE, even if it comes soon
+    pause = FIRST_PAUSE / 2  # so that the first pause is FIRST_PAUSE, also after a single look
     while True:
         num_looks = 1
         while waiting_share(LOOK_SECONDS) < CROWDED:
             num_looks += 1
+        # Doubled, unless the cores stayed free for longer than the last pause.
         pause = FIRST_PAUSE if num_looks * LOOK_SECONDS > pause else min(2 * pause, LAST_PAUSE)
         with passive_waiting():
             time.sleep(pause)

@@ -42,7 +42,7 @@ def run_worker(job: dict[str, Any]) -> dict[str, Any]:
         task = job["task"] or Training.run
         result: dict[str, Any] = task(open_training(job), **job["arguments"])
     except TrainingError as error:  # not a crash, so no restart
-        return {"error": str(error), "is_of_system": is_io_error(error)}
+        return {"error": str(error), "is_system_error": is_io_error(error)}
     except Exception as error:
         # Ray's own message has only the first and last 500 characters of the traceback.
         error.__notes__ = [traceback.format_exc()]  # type: ignore[attr-defined]  # Python 3.10 has no add_note
@@ -145,7 +145,10 @@ class Watch:
                     self.reason = self.reason_to_grow(cluster)
 
     def reason_to_grow(self, cluster: Cluster) -> str | None:
-        """Return why to restart with more workers, or None; CPUs of the run's data tasks count as free."""
+        """Return why to restart with more workers; None also if a restart on these machines gained none.
+
+        CPUs of the run's data tasks count as free.
+        """
         resources, count, free = self.resources, len(self.nodes), list(cluster.free.values())
         used_cpus = total_of(cluster.machines.values(), "CPU") - total_of(free, "CPU")
         data_cpus = resources.cpus_per_data_task * (resources.data_tasks or 1)

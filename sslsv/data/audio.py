@@ -194,7 +194,7 @@ class _SndFile(Recording):
         if up == down == 1:
             waveform = self._mono(start, count)
         else:
-            # `down` frames become exactly `up` samples, so cuts at multiples of `down` keep the sample grid.
+            # Each block of `down` frames becomes `up` samples exactly; margin, first and last count blocks.
             margin = -(-(_HALF_TAPS + 1) * max(up, down) // (up * down)) + 1
             first = max(0, start // up - margin)
             last = -(-(start + count) // up) + margin

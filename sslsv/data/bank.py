@@ -129,7 +129,7 @@ def _max_mapped() -> int:
 
 
 def find_noises(recordings: Recordings, folder: str) -> tuple[str, list[str]]:
-    """Return the folder to read and its files; an empty folder is replaced as in `ORIGINAL_FOLDERS`."""
+    """Return the folder of noises or rirs to read, and its files; see `ORIGINAL_FOLDERS` for an empty one."""
     first, slash, rest = folder.partition("/")
     original = f"{ORIGINAL_FOLDERS.get(first, first)}{slash}{rest}"
     for candidate in (folder, original):
@@ -153,8 +153,8 @@ class Cache:
 
     def put(self, key: tuple[int, ...], array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Keep and return an array; drop the least recently used arrays while there are too many bytes."""
+        self.num_bytes += array.nbytes - getattr(self._arrays.get(key), "nbytes", 0)  # may replace an array
         self._arrays[key] = array
-        self.num_bytes += array.nbytes
         while self.num_bytes > self.capacity_bytes and self._arrays:
             self.num_bytes -= self._arrays.popitem(last=False)[1].nbytes
         return array

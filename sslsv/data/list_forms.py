@@ -28,7 +28,7 @@ LineParser = Callable[[str], Values]  # parses a line
 class Kind(NamedTuple):
     """Describe the purpose of reading a list: which columns are needed, and in which orders."""
 
-    form: str  # shown in messages
+    form: str  # shown in messages between backticks
     orders: tuple[str, ...]  # accepted orders of fields in a plain line; rows have the first order
     optional: str = ""  # a column that may be missing; its value is then ""
 
@@ -214,7 +214,7 @@ class Rows:
         """Return a parser of plain lines, with the order of fields that fits the first lines."""
         default, is_trial = self.kind.orders[0], self.kind is TRIALS
         are_paths = self.kind is RECORDINGS and self._are_paths(list(map(str.strip, lines)))
-        parsers: dict[str, LineParser] = {default: lambda line: ("", line.strip())}
+        parsers: dict[str, LineParser] = {default: lambda line: ("", line.strip())}  # the line is a path
         parsers |= {order: self._in_order(order, lines[0]) for order in self.kind.orders if not are_paths}
         rows = {order: parse(lines[0]) for order, parse in parsers.items()}
         fitting = [order for order, row in rows.items() if row and (is_trial or is_audio(row[1]))]
@@ -252,7 +252,7 @@ class Rows:
             fields = split(line)
             row = dict(zip(roles, fields, strict=False))
             if is_trial:
-                scores = [row.get("score", "0"), *fields[len(roles) :]]
+                scores = [row.get("score", "0"), *fields[len(roles) :]]  # any further fields must be numbers
                 return self._row_values(row) if all(map(_NUMBER.fullmatch, scores)) else None
             label, path = row.get(self.kind.columns[0], ""), row.get("path", "")
             # The name of a speaker may be a path. A decimal number after a path is a length, not a speaker.
@@ -316,6 +316,7 @@ def _of_json(line: str, keys: list[str]) -> list[str]:
 
 def _seconds(start: str, stop: str, duration: str) -> tuple[float, float]:
     # Some tools write times in seconds, others in samples. The duration, always in seconds, decides.
+    # Without a stop it can't, and the start is taken for seconds.
     begin, length = float(start), float(duration or "nan")
     end = float(stop) if stop else begin + length
     for unit in (1, SAMPLE_RATE):

@@ -229,7 +229,7 @@ def keep_fraction(manifest: Manifest, fraction: float, seed: int, of_each_speake
 
 
 def make_trials(manifest: Manifest, seed: int, versions: int = 1) -> Trials:
-    """Draw up to 5,000 target trials and at most as many nontarget trials, all speakers about equally often.
+    """Draw up to 5,000 target trials, about equally many per speaker, and at most as many nontarget trials.
 
     Each utterance occurs in `versions` versions (simulated channels). A target trial pairs two utterances of
     a speaker, or two versions of the only utterance. Raises ValueError for one speaker or no target pair.

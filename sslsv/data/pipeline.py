@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 Batch = dict[str, "torch.Tensor"]
 
-# An environment of their own also keeps Ray from reusing these niced, single-threaded processes for training.
+# Ray runs another environment in other processes, so training never runs in these single-threaded,
+# low-priority processes (`lower_priority` in cluster/connect.py).
 _TASK_ENVIRONMENT = {
     "SSLSV_ROLE": "data",
     "OMP_NUM_THREADS": "1",
@@ -75,7 +76,7 @@ def train_batches(
     while bounds[-1] < total:
         bounds.append(min(bounds[-1] + length, total))
         length = min(2 * length, block_size)
-    # Items, not tables: Ray would measure a table in a task of one CPU, which may never be free.
+    # Items, not a table: for a table Ray runs a task that reserves an entire CPU, which may never be free.
     blocks = [{"first": first, "last": last} for first, last in itertools.pairwise(bounds)]
     views = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
         _make_block,  # type: ignore[arg-type]
@@ -102,9 +103,9 @@ def train_batches(
 
 
 def _local_until_ready(stream: Any, local: Generator[Batch, None, None]) -> Iterator[Batch]:
-    # Yields batches of `local`, made here, until Ray Data (`stream`) delivers its first batch, then
-    # batches of `stream`. `local` stops then, because a trainer that waits for data would otherwise have both
-    # make the same batches forever. Closing this generator closes the stream and stops the tasks.
+    # Yields batches of `local`, made here, until Ray Data (`stream`) delivers its first batch, then those of
+    # `stream` not yielded yet. `local` ends then: while a trainer waits for data, both would make the same
+    # batches forever. Closing this generator closes the stream and stops the tasks.
     first_batch = Future[Any]()
 
     def fetch() -> None:
@@ -118,7 +119,7 @@ def _local_until_ready(stream: Any, local: Generator[Batch, None, None]) -> Iter
         for count, batch in enumerate(local, start=1):
             yield batch
             if first_batch.done():
-                local.close()  # frees its decoded noises and rirs
+                local.close()  # frees its decoded noises and rirs, and ends this loop
                 yield from itertools.islice(itertools.chain([first_batch.result()], stream), count, None)
     finally:
         with contextlib.suppress(Exception):
@@ -135,7 +136,7 @@ def _cause_of(error: BaseException) -> BaseException:
     return error
 
 
-def share(maker: ViewMaker) -> "ray.ObjectRef[ViewMaker]":
+def share_maker(maker: ViewMaker) -> "ray.ObjectRef[ViewMaker]":
     """Return a reference to the first rank's maker; all ranks must call this together.
 
     The maker is put into the object store once, because data processes keep one maker per reference.

@@ -193,7 +193,7 @@ class Packed(Recordings):
         return _PackedRecording(self.location(name), shard, int(self._starts[row]), int(self._lengths[row]))
 
     def sizes(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return -2 - number of samples (N,) of each recording, never the size of a file; -1 if missing."""
+        """Return -(2 + samples) of each recording (N,), which is never a file's size; -1 if it is missing."""
         rows = [self._row(name) for name in names]
         return np.array([-1 if row is None else -2 - int(self._lengths[row]) for row in rows], np.int64)
 
@@ -233,7 +233,8 @@ class Segment(Recording):
     """Read a part of a recording, from `start` to `stop` in seconds; `stop` None means the end."""
 
     def __init__(self, whole: Recording, start: float, stop: float | None) -> None:
-        self.path, self._recording, self._first = whole.path, whole, round(start * SAMPLE_RATE)
+        self.path, self.is_slow, self._recording = whole.path, whole.is_slow, whole
+        self._first = round(start * SAMPLE_RATE)
         last = whole.num_samples if stop is None else round(stop * SAMPLE_RATE)
         self.num_samples = min(last, whole.num_samples) - self._first
         if self.num_samples <= 0:
@@ -290,5 +291,6 @@ def stamp(path: str) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=4)
 def _packed(root: str, _changed_ns: int) -> Packed:
-    # The cache saves a second for a million rows, and a run opens the index several times.
+    # `_changed_ns` is part of the cache key: a folder packed again is opened again. The cache saves a second
+    # for a million rows, and a run opens the index several times.
     return Packed(root)

@@ -65,7 +65,7 @@ class ViewMaker:
         self.speed_probability = data.speed_probability
         self._class_step = manifest.num_speakers if data.speeds_are_classes else 0
         # With two arrays, of bytes and integers, processes get a million paths without a million objects.
-        self._names = np.array([os.fsencode(path) for path in manifest.paths])
+        self._paths = np.array([os.fsencode(path) for path in manifest.paths])
         self._speakers = manifest.speakers
         self._streams = RandomStreams(seed)
         self._recordings = open_recordings(data.root)
@@ -105,7 +105,7 @@ class ViewMaker:
 
     def explain(self, kind: Literal["utterances", "bank_files"], number: int) -> tuple[str, str]:
         """Read an unreadable utterance or bank file again; return its path and why it can't be read."""
-        name = self._name(number) if kind == "utterances" else self._bank.files[number]
+        name = self._path(number) if kind == "utterances" else self._bank.files[number]
         path = self._recordings.location(name)
         try:
             with self._recordings.open(name) as recording:
@@ -116,26 +116,26 @@ class ViewMaker:
             return path, str(error)
         return path, f"{path} could not be read during training, but can be now."
 
-    def _name(self, utterance: int) -> str:
-        return os.fsdecode(bytes(self._names[utterance]))
+    def _path(self, utterance: int) -> str:
+        return os.fsdecode(bytes(self._paths[utterance]))
 
     def _read_crops(self, epoch: int, utterance: int) -> tuple[list[Samples], int]:
         # Returns the crop of each view of a sample, and the number of the utterance that was read.
-        # These stream names contain a blank, so they can't equal the name of an augmentation.
         draws = partial(self._streams.draws, epoch, utterance)
         speed = self.speeds[self._speed_number(epoch, utterance)]
-        # Every view draws a position, even a clean view that reuses another's, so later draws don't shift.
+        # Names with a blank can't equal an augmentation's. Every view draws a position, even a clean one that
+        # reuses another's, so that later draws don't shift. `order` is for `disjoint_starts`.
         crop_rng, replacement_rng = draws("sample crops"), draws("sample replacement")
         order, *fractions = [crop_rng.fraction() for _ in range(1 + self._num_views)]
         chosen, reasons = utterance, list[str]()
         for _ in range(_TRIES + 1):
             try:
-                recording = self._recordings.open(self._name(chosen))
+                recording = self._recordings.open(self._path(chosen))
                 with recording if speed == 1 else SpedUp(recording, speed) as recording:
                     return self._cut(recording, fractions, order), chosen
             except AudioError as error:
                 reasons.append(str(error))
-            chosen = replacement_rng.below(len(self._names))
+            chosen = replacement_rng.below(len(self._paths))
         raise AudioError(f"{len(reasons)} recordings in a row cannot be read; the first: {reasons[0]}")
 
     def _speed_number(self, epoch: int, utterance: int) -> int:

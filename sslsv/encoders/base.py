@@ -70,7 +70,7 @@ class Encoder(nn.Module, ABC):
         return super().train(mode and not self.is_frozen)
 
     def merge(self) -> None:
-        """Merge LoRA weights into the base weights."""
+        """Merge LoRA weights into the base weights; without LoRA, do nothing."""
 
     def forward(self, waveforms: Tensor) -> Tensor:
         """Return embeddings (B, embedding_dim) of waveforms (B, T)."""

@@ -11,7 +11,7 @@ Several networks share one name, such as "ECAPA-1024". With 80 mel bands, this f
     wespeaker    512       1536                  192             6,190,720   5,797,504 without global context
     wespeaker    1024      1536                  192            14,657,088   14,263,872 without
 
-The networks of the first sslsv and of 3D-Speaker are SpeechBrain's, weight for weight. wespeaker's differs:
+The networks of theolepage/sslsv and of 3D-Speaker are SpeechBrain's, weight for weight. wespeaker's differs:
 convolutions pad with zeros, not by reflection; the last part of a Res2Net block is passed on, not the first;
 and neither the layer before the pooling nor the attention has a batch norm.
 """
@@ -127,7 +127,7 @@ class ECAPATDNN(SpectrogramEncoder):
         embedding_dim: EmbeddingDim = 512
         form: Annotated[
             Literal["speechbrain", "wespeaker"],
-            Field(description="SpeechBrain's (same as 3D-Speaker's and the first sslsv's) or wespeaker's"),
+            Field(description="SpeechBrain's (same as 3D-Speaker's and theolepage/sslsv's) or wespeaker's"),
         ] = "speechbrain"
         has_global_context: Annotated[bool, Field(description="wespeaker: attention sees statistics")] = True
         embedding_batchnorm: Annotated[bool, Field(description="wespeaker: batch norm at the end")] = False

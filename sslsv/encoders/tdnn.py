@@ -8,8 +8,8 @@ Parameters with 512-d embeddings:
     40        False              4,252,564   SpeechBrain's
     80        False              4,354,964
 
-With a second layer, it has the sizes of the first sslsv's network, which has no padding (14 frames fewer) and
-has a ReLU instead of the LeakyReLU in its head.
+With a second layer, it has the sizes of the network of theolepage/sslsv, which has no padding (14 frames
+fewer) and has a ReLU instead of the LeakyReLU in its head.
 """
 
 from collections.abc import Mapping

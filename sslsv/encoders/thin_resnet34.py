@@ -1,7 +1,7 @@
 """Thin ResNet-34 on log-mel spectrograms; width, stem, strides and pooling are settings.
 
 The default is "Fast ResNet-34" (Chung et al., Interspeech 2020, arXiv 2003.11982), 1.4 M parameters. The
-first sslsv's model has 7,045,196 parameters, an unstrided stem, and five times the cost:
+model of theolepage/sslsv has 7,045,196 parameters, an unstrided stem, and five times the cost:
 
     features: {pre_emphasis: 0.97}
     width: 32
@@ -29,6 +29,7 @@ from sslsv.ops.layers import in_format_of
 from sslsv.settings import section
 
 _BLOCKS_PER_STAGE = (3, 4, 6, 3)
+# Rules `theirs=ours` for checkpoints of theolepage/sslsv; `Names` in peers.py explains them.
 _UPSTREAM_NAMES = """
     ^features_extractor= ^instance_norm= ^conv=stem.0 ^bn=stem.1 ^block*.*=blocks.# bn*=norm*
     se.fc.0=gates.squeeze se.fc.2=gates.excite downsample=shortcut ^pooling.attention=pooling.score
@@ -65,12 +66,11 @@ def gated_residual(y: Tensor, added: Tensor, squeeze: nn.Linear, excite: nn.Line
 
 class _GatedResidual(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, y: Tensor, added: Tensor, squeeze: Tensor, bias: Tensor, excite: Tensor, offset: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, y: Tensor, added: Tensor, *parameters: Tensor) -> Tensor:
+        squeeze, squeeze_bias, excite, excite_bias = parameters
         mean = _sum_of_map(y).to(squeeze.dtype) / (y.shape[2] * y.shape[3])
-        hidden = torch.addmm(bias, mean, squeeze.T).relu_()
-        gates = torch.addmm(offset, hidden, excite.T).sigmoid_()
+        hidden = torch.addmm(squeeze_bias, mean, squeeze.T).relu_()
+        gates = torch.addmm(excite_bias, hidden, excite.T).sigmoid_()
         out = torch.addcmul(added, y, _over_map(gates, y)).relu_()
         ctx.save_for_backward(y, out, mean, hidden, gates, squeeze, excite)
         return out
@@ -114,7 +114,7 @@ class Block(nn.Module):
         self.shortcut = shortcut(inputs, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        # In-place where autograd allows: on a CPU, memory traffic of such operations is a third of a step.
+        # In place where autograd allows it, because on a CPU these memory accesses take a third of a step.
         y = self.norm1(F.relu(self.conv1(x), inplace=True))
         y = self.norm2(self.conv2(y))
         if self.gates is not None:
@@ -162,8 +162,8 @@ class ThinResNet34(SpectrogramEncoder):
         for width, stride in plan(_BLOCKS_PER_STAGE, config.width, strides):
             self.blocks.append(Block(channels, width, stride, config.has_squeeze_excitation))
             channels = width
-        halvings = (2 if config.stem == "7x7" else 1) * math.prod(strides)
-        num_bins = math.ceil(config.features.num_mels / halvings)
+        band_stride = (2 if config.stem == "7x7" else 1) * math.prod(strides)
+        num_bins = math.ceil(config.features.num_mels / band_stride)
         self.map_shape = (channels, num_bins)
         self.frame_dim = channels * num_bins
         self.pooling = POOLINGS[config.pooling](channels, num_bins)

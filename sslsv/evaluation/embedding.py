@@ -30,7 +30,7 @@ Embed = Callable[[list[str], str], Embedded]  # (paths, root folder) -> embeddin
 
 MANY_RECORDINGS = 1000  # Starting other processes pays off for more recordings only.
 PART_RECORDINGS = 16  # recordings per job of a process
-CPUS_PER_PROCESS = 0.5  # Ray only counts CPUs; a half leaves room for what Ray starts itself
+CPUS_PER_PROCESS = 0.5  # counted, not enforced: one process per CPU leaves half to what Ray starts itself
 
 
 def embed_files(encoder: SpeakerEncoder, paths: Sequence[str], root: str) -> Embedded:

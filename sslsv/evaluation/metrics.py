@@ -23,7 +23,7 @@ def dcf_key(kind: str, p_target: float) -> str:
 
 
 def bayes_threshold(p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
-    """Return the llr above which accepting costs less: ln(c_fa (1 - p_target) / (c_miss p_target))."""
+    """Return the threshold for log-likelihood ratios (llrs): ln(c_fa (1 - p_target) / (c_miss p_target))."""
     miss_weight, fa_weight = dcf_weights(p_target, c_miss, c_fa)
     return math.log(fa_weight / miss_weight)
 
@@ -124,7 +124,7 @@ class ErrorCurve:
         """Return the Cllr in bits, 0 to 1, after optimal monotonic calibration of the scores on these trials.
 
         The calibration uses pool-adjacent-violators (arXiv 1304.2865, section 2.5). Each of its blocks is an
-        edge of the curve's convex hull; its likelihood ratio is the share of target over nontarget trials.
+        edge of the curve's convex hull, with the likelihood ratio (share of targets) / (share of nontargets).
         """
         # Isotonic regression of the share of target trials at each threshold merges points above the hull.
         hits, alarms = np.diff(self.misses), -np.diff(self.false_alarms)

@@ -27,7 +27,7 @@ from sslsv.runs.folder import RunFolder, absolute, below
 FILE = "trained_on.parquet"
 MAX_READ = 20_000  # training files read per list; takes seconds on a disk, a minute over a network
 MAX_STAGES = 20  # longest chain of runs, each started from the weights of another
-NUM_NAMED = 5
+NUM_NAMED = 5  # examples that a message lists
 
 # Kind (speakers, paths, contents) -> counts `shared`, `compared` and `all`, and `examples` of what is shared.
 Overlap = dict[str, dict[str, Any]]

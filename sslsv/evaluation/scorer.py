@@ -33,7 +33,7 @@ from sslsv.evaluation.trials import (
 from sslsv.runs.display import LiveLine
 from sslsv.runs.folder import RunFolder
 
-P_TARGETS = (0.01, 0.05)
+P_TARGETS = (0.01, 0.05)  # prior probabilities of a target trial, for the detection costs
 # The note on a list whose paths do not name the speakers.
 SPEAKERS_UNNAMED = (
     "The paths of {} do not name the speakers: for intervals, recordings that target trials connect count as "
@@ -95,7 +95,7 @@ class Scorer:
         return cls(scoring, cohort, fit_plda(cohort, speakers, scoring.lda_dim))
 
     def scores(self, embeddings: Rows, enrol: Indices, test: Indices) -> dict[str, Floats]:
-        """Return scores (T,) of pairs of rows of embeddings (R, D), by scoring; the main scoring is first."""
+        """Return scores (J,) of pairs of rows of embeddings (R, D), by scoring; the main scoring is first."""
         name, pairs, cohort = "cosine", (enrol, test), self.cohort
         if self.scoring.is_centred and cohort is not None:
             cohort = unit_rows(cohort)
@@ -232,12 +232,12 @@ def measure(
     """Return the list with its scores, calibrated scores (not for a calibration of scale 0) and metrics."""
     trials, targets, replicates = item.trials, item.trials.targets, scorer.scoring.replicates
     speakers, scores = speakers_of(trials), scorer.scores(embeddings, trials.enrol, trials.test)
-    ratios = {
+    calibrated = {
         f"{name}{CALIBRATED}": each.apply(scores[name]) for name, each in calibrations.items() if each.scale
     }
     tables: dict[str, dict[str, dict[str, float]]] = {}
-    for name, values in (scores | ratios).items():
-        table = tables[name] = _metrics_of(values, targets, is_ratio=name in ratios)
+    for name, values in (scores | calibrated).items():
+        table = tables[name] = _metrics_of(values, targets, is_calibrated=name in calibrated)
         if replicates:
             sides = speakers[trials.enrol], speakers[trials.test]
             intervals = speaker_bootstrap(values, targets, *sides, p_targets=P_TARGETS, replicates=replicates)
@@ -246,11 +246,10 @@ def measure(
     counts = count_trials(trials) | {"speakers": int(speakers.max()) + 1} | item.left_out
     titles = {name: scorer.in_words(name) for name in tables}
     summary = {**source_of(item.file), "counts": counts, "scorings": tables, "titles": titles}
-    return replace(item, scores=scores | ratios, summary=summary)
+    return replace(item, scores=scores | calibrated, summary=summary)
 
 
-def _metrics_of(scores: Floats, targets: Labels, *, is_ratio: bool) -> dict[str, dict[str, float]]:
-    # The Cllr of uncalibrated scores is reported for comparison only.
+def _metrics_of(scores: Floats, targets: Labels, *, is_calibrated: bool) -> dict[str, dict[str, float]]:
     curve = ErrorCurve.of(scores, targets)
     table = {
         "eer": {"value": curve.eer(), "threshold": curve.eer_threshold()},
@@ -258,8 +257,9 @@ def _metrics_of(scores: Floats, targets: Labels, *, is_ratio: bool) -> dict[str,
     }
     for p in P_TARGETS:
         table[dcf_key("min", p)] = {"value": curve.min_dcf(p), "threshold": curve.min_dcf_threshold(p)}
+    # The Cllr of uncalibrated scores is reported for comparison only.
     table["cllr"] = {"value": cllr(scores, targets)}
-    if is_ratio:
+    if is_calibrated:
         table |= {dcf_key("act", p): {"value": act_dcf(scores, targets, p)} for p in P_TARGETS}
     return table
 

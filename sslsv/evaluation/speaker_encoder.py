@@ -33,8 +33,8 @@ from sslsv.runs.checkpoint import Checkpoint
 from sslsv.runs.folder import RunFolder, absolute
 from sslsv.settings import ConfigError, refuse_if
 
-Floats = npt.NDArray[np.float32]
-Recording = str | os.PathLike[str] | Floats | npt.NDArray[np.int16]
+Embedding = npt.NDArray[np.float32]
+AudioInput = str | os.PathLike[str] | npt.NDArray[np.float32] | npt.NDArray[np.int16]
 
 NUM_AVERAGED = 10  # newest checkpoints in an average
 CALIBRATION_FILE = "calibration.json"
@@ -65,7 +65,7 @@ class SpeakerEncoder:
     precision: str  # "fp32", "bf16" or "fp16"
     run: str = ""  # path or URI of the folder with the weights
     notes: tuple[str, ...] = ()  # messages for the user, such as that no best checkpoint was chosen
-    fused: tuple["SpeakerEncoder", ...] = ()  # encoders joined by `fuse`; `config` is the first one's
+    fused: tuple["SpeakerEncoder", ...] = ()  # the encoders given to `fuse`; `config` is the first one's
 
     @classmethod
     def load(
@@ -109,15 +109,15 @@ class SpeakerEncoder:
         """Return an encoder that averages the cosines of this one and `others`, with this one's settings."""
         encoders = (self, *others)
         notes = tuple(dict.fromkeys(note for each in encoders for note in each.notes))
-        return replace(self, model=_Joined([each.model for each in encoders]), fused=encoders, notes=notes)
+        return replace(self, model=_Fused([each.model for each in encoders]), fused=encoders, notes=notes)
 
     @property
     def parts(self) -> tuple["SpeakerEncoder", ...]:
-        """Return the joined encoders, or this encoder alone if it joins none."""
+        """Return the fused encoders, or this encoder alone if it fuses none."""
         return self.fused or (self,)
 
     def with_root(self, root: str) -> "SpeakerEncoder":
-        """Return a copy of the encoder, and of the encoders that it joins, with another `data.root`."""
+        """Return a copy of the encoder, and of the encoders that it fuses, with another `data.root`."""
         config = replace(self.config, data=replace(self.config.data, root=root))
         return replace(self, config=config, fused=tuple(each.with_root(root) for each in self.fused))
 
@@ -140,7 +140,7 @@ class SpeakerEncoder:
 
     @property
     def is_calibratable(self) -> bool:
-        """Return whether all joined encoders have the same validation trials, which none was trained on."""
+        """Return False if fused encoders validate on different trials: one may have trained on another's."""
         has_trials = self.config.evaluation.has_validation_trials
         return not has_trials or len({_validated_on(each.config) for each in self.parts}) == 1
 
@@ -149,6 +149,7 @@ class SpeakerEncoder:
         """Return a digest of the weights, the code that turns files into embeddings, and the precision."""
         if self.fused:
             return hashlib.sha256(" ".join(each.identity for each in self.fused).encode()).hexdigest()[:16]
+        # File names hold the checksums of the weights.
         digest = hashlib.sha256(" ".join([*self.checkpoints, self.precision]).encode())
         package = Path(sslsv.__file__).parent
         for part in (*FRONT_END, f"models/{self.config.model.name}.py"):
@@ -165,7 +166,7 @@ class SpeakerEncoder:
         """Return an embedder for many recordings."""
         return Embedder(self.model, self.device, self.precision, self.config.evaluation.batch_seconds)
 
-    def embed(self, recording: Recording) -> Floats:
+    def embed(self, recording: AudioInput) -> Embedding:
         """Return the embedding (D,) of an audio file, or of a waveform (T,).
 
         Waveforms are at 16 kHz, int16 or floats of full scale 1. Raises AudioError for a file that can't be
@@ -183,8 +184,8 @@ class SpeakerEncoder:
             )
         return self.embedder().embed_recordings(lambda _: waveform, 1)[0][0]  # type: ignore[no-any-return]
 
-    def compare(self, enrolment: Sequence[Recording], test: Recording, p_target: float = 0.5) -> Comparison:
-        """Compare a recording with the mean direction of a speaker's enrolment recordings."""
+    def compare(self, enrolment: Sequence[AudioInput], test: AudioInput, p_target: float = 0.5) -> Comparison:
+        """Compare a recording with the mean direction of a speaker's enrolment; `p_target` is the prior."""
         if isinstance(enrolment, str | os.PathLike) or getattr(enrolment, "ndim", 2) == 1:
             raise ValueError("the enrolment must be a list of recordings, also for a single one: [recording]")
         if not len(enrolment):
@@ -197,7 +198,7 @@ class SpeakerEncoder:
         return Comparison(cosine, llr, float(posterior(llr, p_target)))
 
 
-class _Joined(Model):
+class _Fused(Model):
     # Concatenates the embeddings of several models, scaled to equal length so that cosines are averaged.
 
     def __init__(self, models: Sequence[Model]) -> None:
@@ -214,12 +215,12 @@ class _Joined(Model):
         return int(max(model.min_samples for model in self.parts))
 
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
-        raise NotImplementedError("joined encoders can embed, but not be trained")
+        raise NotImplementedError("fused encoders can embed, but not be trained")
 
     def embed(self, waveforms: Tensor) -> Tensor:
         rows = [F.normalize(model.embed(waveforms).float(), dim=1) for model in self.parts]
-        joined: Tensor = torch.cat(rows, dim=1) / len(rows) ** 0.5
-        return joined
+        fused: Tensor = torch.cat(rows, dim=1) / len(rows) ** 0.5
+        return fused
 
 
 def _validated_on(config: Config) -> tuple[Any, ...]:

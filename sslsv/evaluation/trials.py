@@ -25,7 +25,7 @@ from sslsv.evaluation.intervals import speakers_from_trials
 from sslsv.runs.folder import absolute, open_filesystem
 
 MAX_NAMED = 5  # recordings, lines or labels that an error message lists
-AGREEMENT = 0.99  # minimum share of trials of each kind that agree with a path component if it names speakers
+AGREEMENT = 0.99  # a path component names speakers if this share of each kind of trials agrees with it
 NUM_VERSIONS = 2  # simulated channels per held-out utterance; with two, few speakers give enough trials
 
 
@@ -93,7 +93,7 @@ def count_trials(trials: Trials) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class TrialList:
-    """Hold a trial list: the trials to score, counts of what was left out, and the results once scored."""
+    """Hold a list of `sslsv evaluate`: the trials to score, counts of what was left out, and the results."""
 
     name: str  # the list's file name
     file: str  # path or URI
@@ -210,6 +210,7 @@ def speakers_of(trials: Trials) -> npt.NDArray[np.int64]:
     for position in sorted(columns, key=lambda position: len(columns[position])):
         names = [path_parts(path)[-position] for path in trials.paths]
         _, first, codes = np.unique(names, return_index=True, return_inverse=True)
+        # The second part of each adds a target trial between a recording and the first one of its name.
         links = (trials.enrol, recordings), (trials.test, first[codes]), (trials.targets, recordings >= 0)
         speakers, is_wrong = speakers_from_trials(len(recordings), *map(np.concatenate, links))
         if not is_wrong.any():
@@ -230,7 +231,10 @@ def count_shared(trials: Trials, root: str, others: Trials, other_root: str) -> 
 
 
 def _read(root: str, file: str) -> Trials:
-    """Read trials; raises ValueError if labels contradict each other, also through other recordings."""
+    """Read trials; raises ValueError if there is only one kind of trial, or if labels contradict each other.
+
+    Labels may also contradict each other through other recordings.
+    """
     trials = read_trials(root, file)
     # If `a b` and `b c` are target trials, `a c` can't be a nontarget trial.
     _, is_wrong = speakers_from_trials(len(trials.paths), trials.enrol, trials.test, trials.targets)
@@ -241,4 +245,7 @@ def _read(root: str, file: str) -> Trials:
             "belong to one speaker by target trials, directly or through other recordings "
             f"(line {trials.lines[is_wrong][0]}: {first}); correct the labels"
         )
+    if trials.targets.all() or not trials.targets.any():
+        kind = "nontarget" if trials.targets.any() else "target"
+        raise ValueError(f"{file} has no {kind} trials, and error rates need both kinds; add some")
     return trials

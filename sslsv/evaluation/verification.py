@@ -117,7 +117,7 @@ def failing_together() -> Iterator[None]:
         yield
     except ValueError as error:
         problem = error
-    for sentence in filter(None, distributed.gather_objects(problem and str(problem))):
+    for sentence in filter(None, distributed.gather_objects(problem and (str(problem) or repr(problem)))):
         raise ValueError(sentence) from problem
 
 

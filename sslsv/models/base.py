@@ -111,9 +111,9 @@ class Model(nn.Module, ABC):
     def forward(self, batch: dict[str, Tensor], progress: Progress) -> StepOutput:
         """Return the loss and metrics of a batch; averaged over workers, the loss is the global batch's.
 
-        The global batch is the batches of all W workers together. `batch` holds the int16 views of each
-        group, (B, count, samples), and int64 columns (B,): `sample`, the position in the run; `utterance`,
-        from 0 to N - 1; `speaker` for classes with `needs_labels`.
+        The global batch joins the batches of all W workers, B samples each. `batch` holds the int16 views of
+        each group, (B, count, samples), and int64 columns (B,): `sample`, the position in the run;
+        `utterance`, from 0 to N - 1; `speaker` for classes with `needs_labels`.
         """
 
     def encode(self, batch: dict[str, Tensor]) -> Tensor:
@@ -149,7 +149,7 @@ class Model(nn.Module, ABC):
     def start_epoch(self, progress: Progress, corpus: Corpus) -> None:
         """Prepare an epoch; called before its first step, but not when a run resumes within the epoch.
 
-        If SSPS is enabled, this clusters all utterances by the embedding of one clean crop each.
+        With SSPS (see `positives.py`), this clusters all utterances by the embedding of one clean crop each.
         """
         if self.positives is not None and progress.epoch >= self.positives.settings.start_epoch:
             seconds = self.positives.settings.reference_seconds
@@ -157,7 +157,7 @@ class Model(nn.Module, ABC):
             self.positives.cluster(embeddings, progress.generator(POSITIVES))
 
     def add_positives(self, settings: SSPS | None, size: CorpusSize, dim: int) -> None:
-        """Enable SSPS for positives of `dim` values each; without settings, positives stay unchanged."""
+        """Enable SSPS (see `positives.py`) for positives of `dim` values; without settings, do nothing."""
         if settings is not None:
             self.positives = PositiveSampler(settings, size.num_utterances, dim, self.embedding_dim)
 
@@ -219,7 +219,7 @@ def by_sample(rows: Tensor, num_views: int = 2) -> Tensor:
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], **keys: Any) -> list[dict[str, Any]]:
-    """Return trainable parameters in two groups, with and without (0-D, 1-D) decay; both get `keys`."""
+    """Return the trainable parameters in a group with decay and one without (0-D, 1-D), both with `keys`."""
     trainable = [p for p in parameters if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "decays": True},
@@ -236,7 +236,7 @@ def clip_each(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
         torch._foreach_mul_(gradients, [(max_norm / (norm + 1e-6)).clamp(max=1.0) for norm in norms])
 
 
-def freeze(parameters: Iterable[nn.Parameter]) -> None:
+def drop_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Drop gradients in `before_step`, so that the optimizer skips these tensors, weight decay included."""
     for parameter in parameters:
         parameter.grad = None

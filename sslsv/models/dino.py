@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, by_sample, by_view, freeze
+from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, by_sample, by_view, drop_gradients
 from sslsv.models.clustering import sinkhorn
 from sslsv.models.fields import BalanceIterations, Positives, PrototypeConfig, Weight
 from sslsv.models.heads import PrototypeModel, log_sum_exp
@@ -19,7 +19,7 @@ from sslsv.ops import distributed
 from sslsv.ops.layers import full_precision
 from sslsv.settings import refuse_if, section
 
-_NUM_LONG = 2
+_NUM_LONG = 2  # long crops per utterance
 
 
 def dino_targets(rows: Tensor, prototypes: Tensor, centre: Tensor, temperature: float) -> Tensor:
@@ -163,4 +163,4 @@ class DINO(PrototypeModel):
         """Clip each tensor's gradient separately; freeze the prototypes in the first epochs."""
         super().before_step(progress)
         if progress.epoch < self.config.frozen_epochs:
-            freeze(self.prototypes.parameters())
+            drop_gradients(self.prototypes.parameters())

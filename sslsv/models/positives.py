@@ -1,4 +1,4 @@
-"""SSPS: positives from other utterances of nearby clusters. Lepage and Dehak 2025, arXiv 2501.17772."""
+"""Self-supervised positive sampling (SSPS) from near clusters. Lepage and Dehak 2025, arXiv 2501.17772."""
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,9 @@ class PositiveSampler(nn.Module):
     Two views of one utterance share the recording's channel, so the encoder would learn the channel too. From
     `start_epoch` on, `cluster` therefore groups all utterances before each epoch, by embeddings of clean
     crops. In a step, each anchor draws one of the `num_neighbors` clusters nearest to its own (0: its own).
-    Then it draws an utterance of that cluster from the queue and uses the utterance's newest positive. If
-    there is none, or before the first `cluster`, the anchor keeps its own positive. Finally, the batch's own
-    positives, not their replacements, enter the queue.
+    Then it draws an utterance of that cluster from the queue (with 0, possibly the anchor's own) and uses its
+    newest positive. If there is none, or before the first `cluster`, the anchor keeps its own positive.
+    Finally, the batch's own positives, not their replacements, enter the queue.
 
     With `sampling: nearest` there are no clusters. The anchor draws one of the `num_neighbors` other
     utterances in the queue whose clean crops are most similar to its own. A checkpoint then holds all clean
@@ -61,7 +61,7 @@ class PositiveSampler(nn.Module):
         rows = half_unit_rows(embeddings, self.labels.device)
         if settings.sampling == "nearest":
             self.references.copy_(rows)
-            self.labels.zero_()
+            self.labels.zero_()  # not -1: `references` are filled
             return
         clusters = spherical_kmeans(rows, settings.num_clusters, settings.kmeans_iterations, generator)
         self.labels.copy_(clusters.assignments)

@@ -43,7 +43,7 @@ def harder_negatives(cosines: Tensor, labels: Tensor, count: int, margin: Tensor
 def sphereface2_loss(
     cosines: Tensor, labels: Tensor, margin: Tensor | float, scale: float, bias: Tensor
 ) -> Tensor:
-    """Return the sum over classes of one binary loss each (SphereFace2, type C), mean over the rows (B, K).
+    """Return the binary losses of the K classes (SphereFace2, type C), summed over classes, mean over rows.
 
     g(z) = 2 ((z + 1) / 2)^3 - 1 spreads the cosines. The target class costs softplus(-scale (g - margin) -
     bias), weighted by 0.7; each other class costs softplus(scale (g + margin) + bias), weighted by 0.3.
@@ -129,7 +129,7 @@ class Supervised(Model):
         if classes is None or classes.shape != self.classes.shape:
             actual = "has none" if classes is None else f"has {len(classes)}"
             raise ValueError(
-                f"model.keeps_classes is true and this run needs {len(self.classes)} classes, but "
+                f"model.keeps_classes is true and this run needs {len(self.classes)} class centres, but "
                 f"encoder.init {actual}; set it to false, or start from a supervised run on the same lists "
                 "with the same data.speeds_are_classes"
             )

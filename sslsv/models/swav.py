@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, freeze
+from sslsv.models.base import CorpusSize, Progress, StepOutput, ViewGroup, drop_gradients
 from sslsv.models.clustering import sinkhorn
 from sslsv.models.fields import Positives, ShortSeconds, Temperature, TwoViewConfig
 from sslsv.models.queue import Queue
@@ -100,7 +100,7 @@ class SwAV(ProjectedViews):
     def before_step(self, progress: Progress) -> None:
         """Freeze the prototypes in the first epochs, when embeddings would pull them together."""
         if progress.epoch < self.config.frozen_prototype_epochs:
-            freeze([self.prototypes])
+            drop_gradients([self.prototypes])
 
     def after_step(self, progress: Progress) -> None:
         """Push this step's rows into the queues, in the order of the global batch."""

@@ -27,10 +27,10 @@ def _hinge(variance: Tensor, target_std: float, eps: float) -> Tensor:
 
 
 class _GramProducts(torch.autograd.Function):
-    """Compute off-diagonal energy and diagonal of z_a^T z_b (z_a^T z_a for None) from the Gram matrices.
+    """Compute energy (sum of squares off the diagonal) and diagonal of z_a^T z_b (None: z_b is z_a).
 
-    The gradient is written by hand, because autograd does not use the symmetry of Gram matrices and needs
-    twice as many matrix products.
+    Both come from the Gram matrices z z^T, whose symmetry autograd does not use: the gradient written by hand
+    needs half as many matrix products.
     """
 
     @staticmethod

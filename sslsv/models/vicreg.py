@@ -12,7 +12,7 @@ from sslsv.settings import section
 
 
 class VICReg(TwoViewModel):
-    """Pull views together, keep each dimension's deviation up, decorrelate dimensions."""
+    """Pull views together, keep each dimension's standard deviation up, decorrelate dimensions."""
 
     @section
     class Config(TwoViewConfig):
@@ -20,7 +20,7 @@ class VICReg(TwoViewModel):
 
         name: Literal["vicreg"] = "vicreg"
         invariance_weight: Weight = 1.0  # pulls the two views together
-        variance_weight: Weight = 1.0  # keeps each dimension's deviation at 1 or above, against collapse
+        variance_weight: Weight = 1.0  # keeps each dimension's standard deviation above 1, against collapse
         covariance_weight: Weight = 0.1  # decorrelates dimensions
         positives: Positives = None
 

@@ -1,8 +1,7 @@
-"""Collectives for any number of processes (ranks); without a process group, each is the identity.
+"""Collectives for any number of workers (ranks in PyTorch); without a process group, each is the identity.
 
-`gather` and `all_reduce_sum` serve this contract: the mean over ranks of the loss, and DDP's averaged
-gradient, equal the loss and gradient of one process on the concatenated batch. Therefore, their backward
-passes *sum* gradients over ranks.
+The backward passes of `gather` and `all_reduce_sum` *sum* gradients over ranks, and DDP averages, so that the
+mean over ranks of the loss, and its gradient, equal those of one process on the concatenated batch.
 """
 
 from typing import Any, TypeVar
@@ -66,7 +65,7 @@ def gather(x: Tensor, *, is_global_loss: bool = False) -> Tensor:
     """Concatenate the rows of all ranks: (B, ...) -> (W*B, ...), rank 0 first.
 
     Every rank must hold the same number of rows. The backward pass sums a row's gradient over all ranks, as
-    the contract above requires. Set `is_global_loss` if every rank computes the same loss of all rows. The
+    explained above. Set `is_global_loss` if every rank computes the same loss of all rows. The
     gradients are then equal, so each rank multiplies its own by the number of ranks and sends nothing.
     """
     return _Gather.apply(x, is_global_loss) if world_size() > 1 else x

@@ -67,9 +67,10 @@ def install(
         print(f"{folder_name}: not needed, {original} is read as it is.")
         return 0
     marker = folder / ".complete"
-    is_own = folder.is_symlink() or (folder.is_dir() and any(path.is_symlink() for path in folder.iterdir()))
-    if is_own or marker.exists():
-        print(f"{folder_name}: {'your own linked folder is used' if is_own else 'all files are in place'}.")
+    is_linked = folder.is_symlink() or (folder.is_dir() and any(map(Path.is_symlink, folder.iterdir())))
+    if is_linked or marker.exists():
+        state = "your own linked folder is used" if is_linked else "all files are in place"
+        print(f"{folder_name}: {state}.")
         return 0
     if not unpack(obtain(set_name, options), folder, options):
         return 1
@@ -91,6 +92,7 @@ def obtain(set_name: str, options: argparse.Namespace) -> Archives:
     archives = {}
     for name, parts in read_sources(set_name, options.sources).items():
         single = _find(name, folders)
+        # lazy: downloads only without `single`
         files = (_find(part.name, folders) or download(part, downloads) for part in parts)
         archives[name] = [single] if single else list(files)
     return archives

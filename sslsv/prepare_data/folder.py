@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "differs between recordings; in VoxCeleb's layout the ids, without the test speakers)",
     )
     add("--root", type=Path, help="data.root, where lists are written (default: the parent of FOLDER)")
-    held_out = "speakers of the trials (default: a twentieth, 10 to 100; a fourth of up to 40; 0: no trials)"
+    held_out = "speakers of the trials (default: a fourth of up to 40, else a twentieth, 10 to 100; 0: none)"
     add("--held-out-speakers", type=int, help=held_out)
     add("--seed", type=int, default=0, help="selects the speakers and trials (%(default)s)")
 
@@ -144,11 +144,13 @@ def train_files(files: list[str]) -> list[str]:
 
 
 def one_per_session(manifest: Manifest) -> Manifest:
-    """Return one utterance per folder if half of the speakers or more have several folders, else all.
+    """Return one utterance per speaker and folder if half of the speakers or more have several, else all.
 
     Utterances of one folder, such as a VoxCeleb video, often share room and noise, so trials are too easy.
     """
-    _, rows = np.unique([os.path.dirname(path) for path in manifest.paths], return_index=True)
+    folders, speakers = map(os.path.dirname, manifest.paths), manifest.speakers
+    names = [f"{folder}\0{speaker}" for folder, speaker in zip(folders, speakers, strict=True)]
+    _, rows = np.unique(names, return_index=True)
     has_several = np.bincount(manifest.speakers[rows]) >= 2
     return manifest.of_utterances(rows) if has_several.mean() >= 0.5 else manifest
 
@@ -230,7 +232,7 @@ def write_lists(
 ) -> dict[str, int]:
     """Write ROOT/NAME_train_list and, for held-out speakers, ROOT/NAME_validation_trials; return lengths.
 
-    `num_held_out` None holds out a twentieth of the speakers, 10 to 100; a fourth of up to 40; 0 of too few.
+    `num_held_out` None: a fourth of up to 40 speakers, a twentieth of more (10 to 100), none of too few.
     """
     if num_held_out is None:
         has_pairs = np.count_nonzero(np.bincount(manifest.speakers) >= 2) >= 2 and manifest.num_speakers >= 4

@@ -1,5 +1,6 @@
-"""Pack a corpus with its noises, rooms and lists into a few large files.  Training on the packed folder
-(`data.root=PACKED`) gets the same samples without opening a million files.
+"""Pack a corpus with its noises, rooms and lists into a few large files.
+
+Training on the packed folder (`data.root=PACKED`) gets the same samples without opening a million files.
 
 The pack holds the recordings in the lists, and the noises and rooms in musan_split and simulated_rirs, or in
 the folders that their archives unpack to.  Noises in other folders are left out.  An unreadable recording is

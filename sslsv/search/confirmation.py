@@ -24,12 +24,12 @@ FEWEST_SEEDS = 2
 
 # The result for a trial and the base on one list of test trials: EERs in percent, over the same seeds.
 # `difference` is trial - base, with its interval; below 0, the trial is better.
-Comparison = dict[str, Any]
+SeedComparison = dict[str, Any]
 
 
 def compare(
     trial: int, test_list: str, values: Sequence[float], base: Sequence[float], level: float, lost: int = 0
-) -> Comparison:
+) -> SeedComparison:
     """Compare EERs (N,) with the base's (N,) by mean, deviation and a paired interval (Student's t).
 
     Both are in the order of the seeds. `lost` counts seeds for which the trial or the base did not finish.
@@ -54,7 +54,7 @@ def compare(
     return result | {"difference": float(differences.mean()), "low": float(low), "high": float(high)}
 
 
-def describe(comparison: Comparison) -> str:
+def describe(comparison: SeedComparison) -> str:
     """Return a comparison as one sentence."""
     lost = f" ({comparison['lost']} more lost)" if comparison["lost"] else ""
     return (
@@ -107,7 +107,7 @@ class Confirmation(Sweep):
     def write_results(self) -> None:
         """Write nothing, because none of these trainings is selected."""
 
-    def comparisons(self) -> tuple[list[Comparison], list[str]]:
+    def comparisons(self) -> tuple[list[SeedComparison], list[str]]:
         """Compare every trial with the base on every list, over the seeds with which both finished.
 
         Also returns sentences on trials with fewer than two such seeds, and on the best trial of the search
@@ -115,7 +115,7 @@ class Confirmation(Sweep):
         """
         runs = [self._test_eers(index) for index in range(self.num_trials)]
         test_lists = list(dict.fromkeys(name for eers in runs for name in eers))
-        num_contestants, comparisons, sentences = len(self.contestants), list[Comparison](), [*self.notes]
+        num_contestants, comparisons, sentences = len(self.contestants), list[SeedComparison](), [*self.notes]
         level = 1 - (1 - LEVEL) / max((num_contestants - 1) * len(test_lists), 1)  # Bonferroni
         for offset, trial in enumerate(self.best, 1):
             pairs = list(zip(runs[offset::num_contestants], runs[::num_contestants], strict=True))

@@ -70,7 +70,7 @@ def find_slots(
         workers > 1 and 0 < gpus < 1,
         f"gpus_per_trial is {gpus} and resources.workers {workers}; only trials of one worker share a GPU",
     )
-    per_gpu = int(1 / gpus + 1e-6) if gpus else 0
+    per_gpu = int(1 / gpus + 1e-6) if gpus else 0  # trials that share a GPU; each counts as one GPU below
     machines = [{**node, "GPU": int(node.get("GPU", 0.0)) * per_gpu} for node in nodes]
     more_cpus = cpus - total_of(machines, "CPU")  # minus the CPUs that other jobs hold
     fitting = min(room_for(replace(resources, gpu=gpus > 0), machines, more_cpus) // workers, trials)
@@ -146,7 +146,8 @@ class Segments(TuneSearcher):
 def run_sweep(sweep: Sweep, slots: Slots, group: str) -> None:
     """Run all remaining segments; `group` is the name of the sweep in wandb.
 
-    Raises Failed if Ray ended all trials, several in a row had storage or network errors, or files fail.
+    Raises Failed if Ray ended all trials, several in a row had storage or network errors, or the sweep's
+    files can't be read or written.
     """
     if sweep.is_over:
         return

@@ -26,9 +26,9 @@ class Outcome:
 
     index: int
     rung: int
-    state: Literal["reached", "collapsed", "failed"]
+    state: Literal["reached", "collapsed", "failed"]  # "reached": trained to the end of the rung's epoch
     cost: float | None = None
-    why: str = ""
+    why: str = ""  # the reason, empty for "reached"
 
     @property
     def can_win(self) -> bool:
@@ -88,21 +88,21 @@ class Halving:
     def __post_init__(self) -> None:
         refuse_if(self.reduction < 2, f"reduction is {self.reduction}; one trial in 2, 3 or 4 should go on")
 
-    def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
+    def decide(self, history: History, num_trials: int, num_rungs: int, at_once: int) -> list[Decision]:
         """Return the decisions to add to the history; none if they depend on the next outcome.
 
-        `trials` and `rungs` are the numbers of trials and rungs, `at_once` is the number of segments that fit
-        at once. The sweep is over when there is no further decision and no open segment.
+        `at_once` is the number of segments that fit at once. The sweep is over when there is no further
+        decision and no open segment.
         """
         if not history.decisions:
-            return [Decision(index, 0) for index in range(trials)]
+            return [Decision(index, 0) for index in range(num_trials)]
         if history.open_segments():
             return []
         rung = max(outcome.rung for outcome in history.outcomes)
         outcomes = history.at_rung(rung)
         winners = ranked(outcomes)[: max(len(outcomes) // self.reduction, 1)]
-        if rung == rungs - 1 or not winners:
-            return _train_the_furthest(history, rungs)
+        if rung == num_rungs - 1 or not winners:
+            return _train_the_furthest(history, num_rungs)
         return [Decision(outcome.index, rung + 1) for outcome in winners]
 
 
@@ -116,29 +116,29 @@ class Asha(Halving):
 
     takes_more_trials = True
 
-    def decide(self, history: History, trials: int, rungs: int, at_once: int) -> list[Decision]:
+    def decide(self, history: History, num_trials: int, num_rungs: int, at_once: int) -> list[Decision]:
         """Return at most one promotion or one start; see `Halving.decide`."""
         num_open = len(history.open_segments())
         num_started = len({decision.index for decision in history.decisions})
         if num_open >= at_once:
             return []
-        for rung in reversed(range(rungs - 1)):
+        for rung in reversed(range(num_rungs - 1)):
             outcomes = history.at_rung(rung)
             best = ranked(outcomes)[: len(outcomes) // self.reduction]
             for outcome in history.waiting(rung):
                 if outcome in best:
                     return [Decision(outcome.index, rung + 1)]
-        if num_started < trials:
+        if num_started < num_trials:
             return [Decision(num_started, 0)]
-        return [] if num_open else _train_the_furthest(history, rungs)
+        return [] if num_open else _train_the_furthest(history, num_rungs)
 
 
-def _train_the_furthest(history: History, rungs: int) -> list[Decision]:
+def _train_the_furthest(history: History, num_rungs: int) -> list[Decision]:
     """Promote the best trial that waits at the highest rung, unless a trial has been trained to the end.
 
     If every promoted trial fails, the best remaining trial continues, so that a trial can still finish.
     """
-    waiting = [outcome for rung in reversed(range(rungs - 1)) for outcome in history.waiting(rung)]
-    if any(outcome.can_win for outcome in history.at_rung(rungs - 1)):
+    waiting = [outcome for rung in reversed(range(num_rungs - 1)) for outcome in history.waiting(rung)]
+    if any(outcome.can_win for outcome in history.at_rung(num_rungs - 1)):
         return []
     return [Decision(best.index, best.rung + 1) for best in waiting[:1]]

@@ -33,7 +33,7 @@ class Searcher:
         self.grid: list[Configuration] = []
         if space.searcher == "grid":  # every combination of the choices, the last dimension changing fastest
             keys = [dimension.key for dimension in self.dimensions]
-            combinations = product(*(dimension.ends for dimension in self.dimensions))
+            combinations = product(*(dimension.choices_or_ends for dimension in self.dimensions))
             self.grid = [dict(zip(keys, combination, strict=True)) for combination in combinations]
         self.num_trials = space.trials or len(self.grid)
 
@@ -72,9 +72,9 @@ class Searcher:
 
     def corners(self) -> Iterator[tuple[str, Configuration]]:
         """Yield (key, configuration) for each end of every dimension, with all others at their first end."""
-        first = {dimension.key: dimension.ends[0] for dimension in self.dimensions}
+        first = {dimension.key: dimension.choices_or_ends[0] for dimension in self.dimensions}
         for dimension in self.dimensions:
-            for end in dimension.ends:
+            for end in dimension.choices_or_ends:
                 yield dimension.key, {**first, dimension.key: end}
 
     def as_trials(

@@ -23,7 +23,7 @@ from sslsv.settings import leaves_of, locate, refuse_if
 
 # Settings and sections that all trials must share to be comparable. Seed and lists also determine the
 # held-out speakers, and the folders determine the noises and impulse responses of validation.
-FIXED = (
+UNSEARCHABLE = (
     *("seed", "data.root", "data.train_lists", "data.held_out_lists"),
     *("data.augment.noise.folder", "data.augment.reverb.folder"),
     *("train.epochs", "train.patience", "train.collapse", "evaluation", "run", "resources"),
@@ -42,8 +42,8 @@ class Dimension:
     distribution: Distribution
 
     @property
-    def ends(self) -> list[Any]:
-        """Return the values that are tried to check a space: every choice, or both ends of a range."""
+    def choices_or_ends(self) -> list[Any]:
+        """Return every choice (a grid combines them), or both ends of a range, to check the space with."""
         if isinstance(self.distribution, CategoricalDistribution):
             return [json.loads(str(choice)) for choice in self.distribution.choices]
         return [self.distribution.low, self.distribution.high]
@@ -51,12 +51,14 @@ class Dimension:
     @property
     def keys(self) -> set[str]:
         """Return the keys that the dimension sets: its own key, and keys of sections among its choices."""
-        return {self.key, *(leaf for value in self.ends for leaf, _ in leaves_of({self.key: value}))}
+        leaves = (leaf for value in self.choices_or_ends for leaf, _ in leaves_of({self.key: value}))
+        return {self.key, *leaves}
 
     def encode(self, value: Any) -> Any:
         """Return a value in Optuna's form; raises ValueError if the dimension does not contain it."""
         if isinstance(self.distribution, CategoricalDistribution):
-            return self.distribution.choices[self.ends.index(plain(value))]
+            return self.distribution.choices[self.choices_or_ends.index(plain(value))]
+        # Optuna checks the value, and raises ValueError if it is outside the range.
         create_trial(value=0.0, params={"value": value}, distributions={"value": self.distribution})
         return value
 
@@ -122,7 +124,7 @@ class Space:
             refuse_if(bool(twice), f"{twice} is searched twice, or also set by an alternative; leave one out")
             used_keys |= dimension.keys
             for leaf in used_keys:
-                is_fixed = any(f"{leaf}.".startswith(f"{name}.") for name in FIXED)
+                is_fixed = any(f"{leaf}.".startswith(f"{name}.") for name in UNSEARCHABLE)
                 refuse_if(is_fixed, f"{leaf} can't be searched, because all trials share it; set it for all")
             is_range = not isinstance(dimension.distribution, CategoricalDistribution)
             refuse_if(

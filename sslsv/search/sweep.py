@@ -1,4 +1,4 @@
-"""Keep the files of a sweep, and choose its segments in an order that depends on these files only.
+"""Keep the files of a sweep, and choose its segments (see schedulers.py) from these files alone.
 
 The folder of a sweep is `<storage>/<name>/`, on a disk or in object storage:
 
@@ -54,7 +54,7 @@ class Sweep:
         self._faults = 0  # in a row
         self._last_records: dict[int, dict[str, Any]] = {}  # newest of each trial, read once per segment
         self._start = time.monotonic()
-        self._sign = 1.0 if is_better(space.metric, 0.0, than=1.0) else -1.0
+        self._sign = 1.0 if is_better(space.metric, 0.0, than=1.0) else -1.0  # cost = sign * metric
         self.configurations: dict[int, Configuration] = {
             record["index"]: record["settings"] for record in folder.records("configurations.jsonl")
         }
@@ -135,7 +135,7 @@ class Sweep:
         return [record for record in metrics if self.metric in record or record.get("has_collapsed")]
 
     def value(self, outcome: Outcome) -> float | None:
-        """Return the metric of an outcome, with its own sign."""
+        """Return the metric of an outcome; its cost is minus the metric if a higher metric is better."""
         return None if outcome.cost is None else self._sign * outcome.cost
 
     def describe(self, outcome: Outcome) -> str:
@@ -213,6 +213,7 @@ class Sweep:
             self.folder.write_records("decisions.jsonl", [asdict(each) for each in self.history.decisions])
 
     def _outcome(self, index: int, rung: int, state: Any, value: Any, why: str, epoch: int = 0) -> Outcome:
+        # `epoch` is in outcomes.jsonl for readers only; it follows from the rung.
         is_finite = value is not None and math.isfinite(value)
         return Outcome(index, rung, state, self._sign * value if is_finite else None, why)
 

@@ -47,7 +47,7 @@ def run_segment(
             if "error" in result:
                 # The advice at the end of the message applies only to `sslsv train`.
                 message = result["error"].partition("; the same command")[0]
-                raise TrainingError(message) from (OSError(message) if result["is_of_system"] else None)
+                raise TrainingError(message) from (OSError(message) if result["is_system_error"] else None)
         last = folder.metrics()[-1]
     except Exception as error:  # always recorded, because Ray shows only its last line
         if not isinstance(error, TrainingError) or error.__cause__ is not None:  # else the message suffices

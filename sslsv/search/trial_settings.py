@@ -109,6 +109,7 @@ def check_trials(space: Space, base: Config, searcher: Searcher) -> None:
 
 
 def _validation_conditions(config: Config, metric: str) -> tuple[Any, ...]:
+    # Returns what validation depends on besides its trials; it must be equal in all trials.
     data, evaluation = config.data, config.evaluation
     if metric.startswith("label_free/"):
         return channel_of(data.augment), data.fraction, data.fraction_of

@@ -30,9 +30,9 @@ ROWS_AT_ONCE = 1024  # rows whose neighbours are searched together, among 16,384
 def cluster(rows: Tensor, config: ClusteringConfig, seed: int) -> tuple[Labels, dict[int, float]]:
     """Cluster rows as configured; of several candidates, take the one with the highest silhouette.
 
-    Returns the cluster of each row (N,), -1 for none (see `drop_small_clusters`), and the silhouette of each
-    number of clusters that was tried. The same rows and seed give the same clusters. Raises ValueError if
-    there are too few rows, or if no cluster is large enough.
+    Returns the cluster of each row (N,), -1 for none (see `drop_small_clusters`), and the silhouette for
+    each number of clusters found (it may be smaller than requested). The same rows and seed give the same
+    clusters. Raises ValueError if there are too few rows, or if no cluster is large enough.
     """
     best: tuple[float, Labels] | None = None
     silhouettes: dict[int, float] = {}
@@ -56,7 +56,7 @@ def candidates(rows: Tensor, config: ClusteringConfig, seed: int) -> Iterator[La
     elif config.name == "kmeans_agglomerative":
         yield from merged(rows, config, seed)
     else:
-        yield infomap(len(rows), *neighbors(rows, config.num_neighbors), seed % 2**31)
+        yield infomap(len(rows), *nearest_rows(rows, config.num_neighbors), seed % 2**31)
 
 
 def merged(rows: Tensor, config: ClusteringConfig, seed: int) -> Iterator[Labels]:
@@ -73,7 +73,7 @@ def merged(rows: Tensor, config: ClusteringConfig, seed: int) -> Iterator[Labels
         yield renumbered(fcluster(tree, count, "maxclust")[members])
 
 
-def neighbors(rows: Tensor, count: int) -> tuple[Labels, Labels, Weights]:
+def nearest_rows(rows: Tensor, count: int) -> tuple[Labels, Labels, Weights]:
     """Return the edges of each row to its `count` nearest rows: rows (E,), neighbours (E,), cosines (E,).
 
     Edges with a cosine of 0 or less are left out. Cost: N * N * D operations.

@@ -121,7 +121,7 @@ def training_settings(loop: PseudoLabelConfig) -> Config:
 
 
 def stages_of(loop: PseudoLabelConfig) -> list[tuple[Config, Config]]:
-    """Return each round's settings and those of a last stage after it, without lists and weights."""
+    """Return (settings of a round, of a last stage after it) for each round, without lists and weights."""
     base, settings, stages = training_settings(loop), loop.round_settings or ({},), []
     for i in range(max(loop.num_rounds, len(settings))):
         round_config = apply_overrides(base, settings[min(i, len(settings) - 1)])

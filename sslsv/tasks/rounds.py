@@ -90,11 +90,11 @@ class Loop:
         notice(record)
 
     def run_round(self, number: int) -> Record:
-        """Embed, cluster and train; return the record of the round."""
+        """Embed with the run `source`, cluster, train on the clusters; return the record of the round."""
         config, stage, first = self.config, f"round_{number}", self.first_source()
         source = self.path_of(f"round_{number - 1}") if number > 1 else first
         train_list = f"lists/{stage}"
-        statistics = self.cluster(number, train_list, source)
+        statistics = self.write_clusters(number, train_list, source)
         torch.cuda.empty_cache()  # frees memory for the training, which may be another process
         init = {"nothing": None, "first": first, "last": source}[config.encoders_start_from]
         settings, _ = stages_of(config)[number - 1]
@@ -153,7 +153,7 @@ class Loop:
             record |= {"kept_purity": purity(labels, self.truth())}
         return record
 
-    def cluster(self, number: int, train_list: str, source: str) -> Record:
+    def write_clusters(self, number: int, train_list: str, source: str) -> Record:
         """Write the list of a round unless it exists, and return the statistics of the clustering."""
         if not self.folder.has(train_list):
             start = time.monotonic()
@@ -207,7 +207,7 @@ class Loop:
         return torch.cat(embeddings), unreadable
 
     def describe(self, labels: Labels, number: int) -> Record:
-        """Return cluster sizes for labels (N,), and their agreement with the previous round and `labels`."""
+        """Return cluster sizes, and how `labels` (N,) agree with the previous round and the true speakers."""
         sizes = np.bincount(labels[labels >= 0])
         record: Record = {
             "clusters": len(sizes),

@@ -11,7 +11,7 @@ from torch import Tensor
 from sslsv.config import Config
 from sslsv.data.audio import SAMPLE_RATE, AudioError
 from sslsv.data.lists import Manifest
-from sslsv.data.pipeline import Batch, share, train_batches
+from sslsv.data.pipeline import Batch, share_maker, train_batches
 from sslsv.data.recordings import open_recordings
 from sslsv.data.stream import InOrder, Plan
 from sslsv.data.views import ViewMaker
@@ -70,7 +70,7 @@ class TrainingCorpus:
         if clean:
             data = replace(data, speeds=(1.0,), speeds_are_classes=False)
         if key not in self._makers:
-            self._makers[key] = share(
+            self._makers[key] = share_maker(
                 ViewMaker(self.manifest, [("crop", 1, seconds, clean)], data, self.config.seed)
             )
         plan = InOrder(self.size.num_utterances, BLOCK_CROPS * distributed.world_size())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sslsv.config import Config
-from sslsv.data.pipeline import share
+from sslsv.data.pipeline import share_maker
 from sslsv.data.stream import Plan
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.probe import Probe
@@ -26,7 +26,7 @@ from sslsv.training.meter import Meter
 from sslsv.training.state import build_state, checkpoint_of, restore_state, wrap_model
 from sslsv.training.step import take_step
 
-# Target size of one execution of Ray Data, which has at least one epoch. Each start costs 0.25 s, but every
+# Largest size of one execution of Ray Data, unless an epoch is longer. Each start costs 0.25 s, but every
 # worker keeps the sample order of the entire execution in memory.
 MAX_SPAN_STEPS, MAX_SPAN_SAMPLES = 4096, 2**20
 
@@ -59,7 +59,7 @@ class Training:
         self.config, self.folder, self.device, self.asked_to_stop = config, folder, device, asked_to_stop
         # Indices of the files that this worker could not read since the last record.
         self.unreadable: dict[str, set[int]] = {"utterances": set(), "bank_files": set()}
-        validation.start_together(self.open)
+        validation.start_together(self.open)  # if one worker fails, all raise TrainingError
         self.total_steps = config.train.epochs * self.plan.steps_per_epoch
         restore_state(self.state, folder, config)
         self.model = wrap_model(self.state.model, config, device)
@@ -105,7 +105,7 @@ class Training:
     def run(self, until_epoch: int | None = None) -> dict[str, Any]:
         """Train to the end and return the summary (the content of `summary.json`).
 
-        If `until_epoch` is before the end, train up to it and return {}; this epoch must have a validation.
+        If `until_epoch` is before the end, train to it and return {}; it needs a validation, which saves.
         """
         state, steps_per_epoch = self.state, self.plan.steps_per_epoch
         last_step = min((until_epoch or self.config.train.epochs) * steps_per_epoch, self.total_steps)
@@ -135,7 +135,7 @@ class Training:
 
     def batches(self) -> Generator[dict[str, Tensor], None, None]:
         """Yield this worker's share of every remaining global batch."""
-        maker = share(self.maker)
+        maker = share_maker(self.maker)
         span = steps_at_once(self.config.train.batch_size, self.plan.steps_per_epoch)
         step = self.state.step
         while step < self.total_steps:
@@ -166,7 +166,7 @@ class Training:
     def leave(self) -> NoReturn:
         """Wait until the checkpoint of this step is in the run's folder, then raise Interrupted."""
         self.checkpoints.wait()
-        distributed.barrier()  # Ray stops all workers at the first exception, so wait until all have written.
+        distributed.barrier()  # Ray stops all at the first exception, so wait until rank 0 has written.
         reasons = filter(None, distributed.gather_objects(self.asked_to_stop()))
         raise Interrupted(f"step {self.state.step}: {next(reasons, 'asked to stop')}")
 
@@ -211,7 +211,7 @@ class Training:
 
         If there are test lists, `state.model` has the best weights afterwards.
         """
-        state, seconds = self.state, self.meter.seconds  # without the tests
+        state, seconds = self.state, self.meter.seconds  # before the final tests
         last = validation.test(self.embedder, self.tests, state, REPLICATES)
         best: dict[str, Any] = {}
         if state.best_step is not None:

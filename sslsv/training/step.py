@@ -34,16 +34,16 @@ def take_step(
     progress = Progress(state.step, total_steps, epoch, config.train.epochs, config.seed)
     if state.step % steps_per_epoch == 0:
         state.model.start_epoch(progress, corpus)
-    highest_rate = config.optimizer.learning_rate
-    rate = learning_rate(config.optimizer.schedule, highest_rate, state.step, total_steps, steps_per_epoch)
+    base_rate = config.optimizer.learning_rate
+    rate = learning_rate(config.optimizer.schedule, base_rate, state.step, total_steps, steps_per_epoch)
     for group in state.optimizer.param_groups:
-        group["lr"] = group["rate_scale"] * (rate if group["follows_schedule"] else highest_rate)
+        group["lr"] = group["rate_scale"] * (rate if group["follows_schedule"] else base_rate)
 
     with record_function("move batch"):
         batch = {key: move(value, device) for key, value in batch.items()}
     dtype = PRECISIONS[config.train.precision]
     state.optimizer.zero_grad(set_to_none=True)
-    # Random draws depend only on seed, step and rank, so that a resumed run repeats them.
+    # PyTorch's own draws, such as dropout, depend only on seed, step and rank, so a resumed run repeats them.
     torch.manual_seed(((config.seed * 1_000_003 + state.step) * 65_537 + distributed.rank()) % 2**63)
     with record_function("forward"), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         output = network(batch, progress)

@@ -118,7 +118,7 @@ def test_fit__workers_that_were_asked_to_stop_found_no_slots_or_lost_a_machine_h
 
 
 @pytest.mark.parametrize(
-    ("error", "sentence", "is_of_system"),
+    ("error", "sentence", "is_system_error"),
     [
         (
             WorkerGroupError("", {3: ValueError("\nno!\na")}),
@@ -137,12 +137,12 @@ def test_fit__workers_that_were_asked_to_stop_found_no_slots_or_lost_a_machine_h
     ],
 )
 def test_describe_failure__says_who_failed_and_what_the_same_command_does(
-    error, sentence, is_of_system, folder
+    error, sentence, is_system_error, folder
 ):
-    condition = "" if is_of_system else " once that is fixed"
+    condition = "" if is_system_error else " once that is fixed"
     for now in ("starts from the beginning", "(without --fresh) goes on from step 7"):
         described = describe_failure(error, folder)
-        assert described["error"].startswith(sentence) and described["is_of_system"] == is_of_system
+        assert described["error"].startswith(sentence) and described["is_system_error"] == is_system_error
         assert described["error"].endswith(f"; the same command {now}{condition}")
         write_checkpoint(folder, Checkpoint(step=7, config="", model={}))
 

@@ -16,6 +16,7 @@ from sslsv.data.section import DataConfig, augmentation_settings
 from sslsv.data.views import ViewMaker
 from sslsv.evaluation.trials import open_list
 from sslsv.prepare_data.pack import pack
+from tests.codecs import speech, write_codec
 from tests.object_storage import ObjectStorage
 
 LIST = "voxceleb2_train_list"
@@ -202,6 +203,13 @@ def test_segment__has_the_samples_of_its_time(tmp_path: Path, suffix: str, subty
             assert np.array_equal(recording.read_int16(100, 50), np.rint(part[100:150] * 32768))
     with pytest.raises(AudioError, match=r"ends before its segment begins, at 2 s"):
         files.open(f"{name}#t=2,3")
+
+
+@pytest.mark.parametrize("name", ["a.m4a", "a.mp3"])
+def test_segment__is_slow_if_its_file_is(tmp_path: Path, name: str) -> None:
+    write_codec(tmp_path, name, speech(1))
+    with open_recordings(tmp_path).open(f"{name}#t=0.25,0.5") as segment:
+        assert segment.is_slow == (name == "a.m4a")
 
 
 def test_segment__of_a_packed_folder_is_packed_as_such(demo_corpus: Path, tmp_path: Path) -> None:

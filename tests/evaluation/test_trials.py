@@ -70,6 +70,16 @@ def test_openers__labels_that_contradict_also_through_a_third_recording_are_name
         opener(str(root), name)
 
 
+@pytest.mark.parametrize(
+    "opener", [listed_trials, *(partial(open_list, is_lenient=x) for x in (False, True))]
+)
+@pytest.mark.parametrize(("label", "missing"), [("1", "nontarget"), ("0", "target")])
+def test_openers__a_list_with_only_one_kind_of_trial_is_refused(root, opener, label, missing):
+    name = write_list(root, f"{label} a.wav b.wav", f"{label} c.wav d.wav")
+    with pytest.raises(ValueError, match=rf"list has no {missing} trials, and error rates need both kinds"):
+        opener(str(root), name)
+
+
 def test_count_shared__finds_pairs_either_way_round_wherever_the_folders_are():
     def trials(*pairs):
         paths = sorted({path for pair in pairs for path in pair})

@@ -11,7 +11,7 @@ from sslsv.encoders.thin_resnet34 import ThinResNet34
 from sslsv.evaluation.intervals import speaker_bootstrap
 from sslsv.evaluation.scoring import cosine_scores
 from sslsv.evaluation.trials import TrialSet, open_trial_sets
-from sslsv.evaluation.verification import Embedder, verify
+from sslsv.evaluation.verification import Embedder, failing_together, verify
 from sslsv.models.simclr import SimCLR
 from sslsv.ops import distributed
 
@@ -77,6 +77,11 @@ def test_embed_recordings__what_one_worker_cannot_hold_ends_all(monkeypatch):
     )
     with pytest.raises(ValueError, match="of 9 s"):  # the error of another worker
         embedder_of(Recorder()).embed_recordings(lambda i: np.zeros(400, dtype=np.float32), 2)
+
+
+def test_failing_together__an_error_without_a_message_is_raised_too():
+    with pytest.raises(ValueError, match=r"^ValueError\(\)$"), failing_together():
+        raise ValueError
 
 
 def test_verify__with_replicates_gives_the_ends_that_an_evaluation_has():

@@ -99,7 +99,7 @@ def test_start_from__keeps_the_classes_only_if_asked_and_if_they_fit() -> None:
         model.start_from(source.encoder, source)
         assert torch.equal(model.classes, source.classes) is keeps
         assert torch.equal(model.bias, source.bias) is keeps
-    with pytest.raises(ValueError, match="this run needs 21 classes, but encoder.init has 7"):
+    with pytest.raises(ValueError, match="this run needs 21 class centres, but encoder.init has 7"):
         small(num_subcenters=3, keeps_classes=True).start_from(source.encoder, source)
     with pytest.raises(ValueError, match="encoder.init has none"):
         model.start_from(source.encoder, None)

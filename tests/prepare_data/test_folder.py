@@ -1,6 +1,7 @@
 import contextlib
 import io
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -226,6 +227,17 @@ def test_folder__speakers_are_told_by_a_level_of_folders(
     assert manifest.speaker_names == expected and manifest.paths[0].startswith(str(folder)) == bool(level)
     assert len({path.removesuffix(".flac") for path in manifest.paths}) == len(manifest.paths)
     assert not any(path.endswith("m4a") for path in manifest.paths)  # m4a is slow to read
+
+
+def test_folder__speakers_that_share_sessions_are_all_in_the_trials(tmp_path: Path) -> None:
+    names = ("ann", "bob", "cid", "dee", "eve", "fay", "gus", "hal")
+    put(tmp_path / "m", *[f"meeting{i}/{name}_{k}.wav" for i in range(3) for name in names for k in "01"])
+    rule = r"--speaker-from=/([a-z]+)_\d"
+    assert main(["folder", str(tmp_path / "m"), rule, "--held-out-speakers=2"]) == 0
+    trials = read_trials(tmp_path, "m_validation_trials")
+    recordings = [tuple(re.split("[/_]", path)[1:3]) for path in trials.paths]
+    assert len({speaker for _, speaker in recordings}) == 2
+    assert len(recordings) == len(set(recordings)) == 6  # one of each speaker and meeting
 
 
 def test_folder__of_voxceleb_says_what_is_left_out_and_pairs_videos(

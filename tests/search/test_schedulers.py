@@ -125,12 +125,12 @@ def test_asha__one_at_a_time_the_decisions_depend_on_no_kill(rungs):
 
 
 class WatchedAsha(Asha):
-    def decide(self, history, trials, rungs, at_once):
-        decisions = super().decide(history, trials, rungs, at_once)
+    def decide(self, history, num_trials, num_rungs, at_once):
+        decisions = super().decide(history, num_trials, num_rungs, at_once)
         for decision in decisions:
             there = history.at_rung(decision.rung - 1)
             num_started = len({each.index for each in history.decisions})
-            if decision.rung > 0 and (history.open_segments() or num_started < trials):
+            if decision.rung > 0 and (history.open_segments() or num_started < num_trials):
                 best = sorted(there, key=lambda o: (o.cost, o.index))[: len(there) // self.reduction]
                 assert decision.index in {outcome.index for outcome in best}
         return decisions

@@ -62,7 +62,7 @@ def test_dimension__knows_its_values():
     steps = Dimension("a", FloatDistribution(0.0, 1.0, step=0.1))
     assert steps.decode(0.1 * 3) == 0.3 == steps.encode(0.3)
     lists = Dimension("a", choice([8, 8], None))
-    assert lists.ends == [[8, 8], None]
+    assert lists.choices_or_ends == [[8, 8], None]
     assert lists.decode(lists.encode((8, 8))) == [8, 8] and lists.decode(lists.encode(None)) is None
     for dimension, value in ((steps, 0.35), (steps, "x"), (lists, [8])):
         with pytest.raises(ValueError):
@@ -106,7 +106,7 @@ def test_alternatives__a_name_is_searched_and_stands_for_its_settings():
     named = {"frozen": {"encoder": {"frozen": True}}, "not frozen": {"encoder": {"frozen": False}}}
     searched = space(alternatives=named)
     first, temperature = searched.dimensions
-    assert first.ends == ["frozen", "not frozen"] and temperature.key == "model.temperature"
+    assert first.choices_or_ends == ["frozen", "not frozen"] and temperature.key == "model.temperature"
     configuration = {"alternative": "frozen", "model.temperature": 0.1}
     assert searched.settings_of(configuration) == {"encoder": {"frozen": True}, "model.temperature": 0.1}
     assert space().settings_of({"model.temperature": 0.1}) == {"model.temperature": 0.1}

@@ -104,14 +104,17 @@ def test_run_segment__a_fault_of_the_storage_is_no_fault_of_the_trial(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("is_of_system", "state"), [(False, "failed"), (True, "interrupted")], ids=["mistake", "storage"]
+    ("is_system_error", "state"), [(False, "failed"), (True, "interrupted")], ids=["mistake", "storage"]
 )
 def test_run_segment__several_workers_fail_without_advice_and_log_as_the_sweep_says(
-    tmp_path, config, monkeypatch, is_of_system, state
+    tmp_path, config, monkeypatch, is_system_error, state
 ):
     def fit(config, *ignored, until_epoch):
         assert (config.run.wandb, until_epoch) == ("offline", 2)
-        return {"error": "worker 1 failed: it broke; the same command goes on", "is_of_system": is_of_system}
+        return {
+            "error": "worker 1 failed: it broke; the same command goes on",
+            "is_system_error": is_system_error,
+        }
 
     monkeypatch.setattr("sslsv.search.trial.fit", fit)
     several = apply_overrides(config, ["resources.workers=2"])

@@ -9,7 +9,7 @@ from sslsv.tasks.clustering import (
     check_packages,
     cluster,
     drop_small_clusters,
-    neighbors,
+    nearest_rows,
     purity,
     silhouette,
 )
@@ -68,12 +68,12 @@ def test_silhouette__is_the_sum_over_rows_left_out_of_their_own_centroid():
     assert silhouette(some, labels) == pytest.approx(np.mean(values), abs=1e-5)
 
 
-def test_neighbors__are_the_nearest_in_however_many_parts(monkeypatch):
+def test_nearest_rows__are_the_nearest_in_however_many_parts(monkeypatch):
     some, whole = rows(1.0), None
     for at_once, scores in ((1024, 2**26), (7, 7 * 10)):
         monkeypatch.setattr(clustering, "ROWS_AT_ONCE", at_once)
         monkeypatch.setattr(clustering, "BLOCK_SCORES", scores)
-        found = neighbors(some, 4)
+        found = nearest_rows(some, 4)
         whole = whole or found
         assert all(np.array_equal(a, b) for a, b in zip(found[:2], whole[:2], strict=True))
     cosines = (some.float() @ some.float().T).fill_diagonal_(-2)

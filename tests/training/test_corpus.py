@@ -59,8 +59,10 @@ def test_embed__gives_a_row_for_each_utterance_in_the_order_of_the_lists(demo_co
 
 
 def test_embed__crops_of_one_kind_are_shared_once(demo_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shared, share = list[object](), corpus_module.share
-    monkeypatch.setattr(corpus_module, "share", lambda maker: shared.append(maker) or share(maker))
+    shared, share_maker = list[object](), corpus_module.share_maker
+    monkeypatch.setattr(
+        corpus_module, "share_maker", lambda maker: shared.append(maker) or share_maker(maker)
+    )
     rows, corpus = embed(demo_corpus)
     model = build_model(corpus.config, corpus.size)
     again = corpus.embed(model, seconds=0.5)

@@ -70,12 +70,12 @@ def fft_length(crop_samples: int, rir_samples: int) -> int:
     return 2 * int(fft.next_fast_len(-(-(crop_samples + rounded) // 2), real=True))
 
 
-def rir_spectra(rirs: Sequence[npt.NDArray[np.generic]], length: int) -> Spectrum:
+def rir_spectra(responses: Sequence[npt.NDArray[np.generic]], length: int) -> Spectrum:
     """Return the spectra (N, length // 2 + 1) of N <= 4 impulse responses, scaled to unit energy."""
-    responses = [rir.astype(np.float32) for rir in rirs]
-    for response in responses:
+    scaled = [response.astype(np.float32) for response in responses]
+    for response in scaled:
         response /= np.float32(np.sqrt(mean_square(response) * len(response)))
-    spectra: Spectrum = fft.rfft(_block(responses, length))[: len(rirs)]
+    spectra: Spectrum = fft.rfft(_block(scaled, length))[: len(responses)]
     return spectra
 
 
