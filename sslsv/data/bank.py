@@ -153,8 +153,8 @@ class Cache:
 
     def put(self, key: tuple[int, ...], array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Keep and return an array; drop the least recently used arrays while there are too many bytes."""
-        self.num_bytes += array.nbytes - getattr(self._arrays.get(key), "nbytes", 0)  # may replace an array
         self._arrays[key] = array
+        self.num_bytes += array.nbytes
         while self.num_bytes > self.capacity_bytes and self._arrays:
             self.num_bytes -= self._arrays.popitem(last=False)[1].nbytes
         return array
